@@ -1,0 +1,51 @@
+# Every target that needs the virtual environment makes it first, so `make train` or `make test` is
+# the whole installation. Arguments for the program behind a target go into ARGS.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-all lint format benchmark clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@echo '  for example: make train ARGS="task=walker_walk seed=1", make test ARGS="-k replay"'
+
+setup: .venv/.installed  ## make .venv and see that OpenGL renders without a screen
+	@sh .ci/opengl $(BIN)/python
+
+train: setup  ## train on the quickstart experiment, or what ARGS override
+	$(BIN)/python train.py experiment=quickstart $(ARGS)
+
+test: setup  ## run the fast tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: setup  ## run the slow tests too
+	$(BIN)/python -m pytest -m "" $(ARGS)
+
+lint: .venv/.installed  ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: .venv/.installed  ## mend what ruff can mend, and format
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+benchmark: setup  ## measure speed
+	$(BIN)/python -m benchmarks.speed $(ARGS)
+
+clean:  ## remove .venv, caches and build leftovers; runs stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .hypothesis .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.installed: pyproject.toml constraints.txt | .venv/bin/pip
+	$(BIN)/python -m pip install -e '.[dev]' -c constraints.txt
+	@touch $@
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo 'Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 (tried: $(PYTHON))' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make virtual environments: sudo apt-get install -y" \
+		"$$($(PYTHON) -c 'import sys; print("python3.%d-venv" % sys.version_info[1])')" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv

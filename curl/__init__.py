@@ -1,0 +1,1 @@
+"""CURL: contrastive unsupervised representations for reinforcement learning, in PyTorch."""

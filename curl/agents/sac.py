@@ -1,0 +1,291 @@
+"""SAC on pixels with an optional auxiliary objective on the query encoder: with InfoNCE, CURL.
+
+Soft Actor-Critic (Haarnoja et al. 2018) with learnt temperature, as CURL (Laskin, Srinivas and
+Abbeel 2020, section 4) puts it on pixels. Symbols: trunk and critic.projection make the query
+encoder f_q; their moving averages, the target critic's, make the key encoder f_k.
+
+What differs from the paper: nothing known; its Table 3 is `configs/agent/curl.yaml`.
+What differs from the reference code: the crop draws all offsets; the contrastive step has one
+Adam for encoder and W instead of two on one gradient (`second_encoder_step` brings the second
+back); the target and actor passes that computed the same features twice compute them once.
+`objective=None` is the matched control: SAC on crops alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from curl.agents.base import Agent
+from curl.augmentations.base import Augmentation
+from curl.batch import Batch, FrameStacks, Metrics
+from curl.checks import real, whole
+from curl.networks import (
+    Actor,
+    ConvTrunk,
+    Critic,
+    initialise,
+    move_average,
+    squashed_gaussian,
+)
+from curl.objectives.base import Objective
+
+
+class SAC(Agent):
+    """Args: hyper-parameters as in `configs/agent/curl.yaml`, and the parts it works with.
+
+    Args:
+        channels: channels of a frame stack. action_dim: A.
+        query, key: what draws the query view (that the critic sees too) and the key view.
+        objective: scores query latents against key latents; None for SAC alone.
+        generator: source of policy noise and views; its device is the agent's.
+        precision: dtype of convolutions and hidden layers, float32 or bfloat16.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        action_dim: int,
+        query: Augmentation,
+        key: Augmentation,
+        objective: Objective | None,
+        generator: torch.Generator,
+        precision: torch.dtype = torch.float32,
+        discount: float = 0.99,
+        hidden_dim: int = 1024,
+        latent_dim: int = 50,
+        learning_rate: float = 1e-3,
+        alpha_learning_rate: float = 1e-4,
+        alpha_beta1: float = 0.5,
+        initial_temperature: float = 0.1,
+        critic_tau: float = 0.01,
+        encoder_tau: float = 0.05,
+        actor_update_every: int = 2,
+        target_update_every: int = 2,
+        second_encoder_step: bool = False,
+    ) -> None:
+        self.discount = real("discount", discount, low=0, high=1)
+        self.critic_tau = real("critic_tau", critic_tau, low=0, high=1)
+        self.encoder_tau = real("encoder_tau", encoder_tau, low=0, high=1)
+        self.actor_update_every = whole("actor_update_every", actor_update_every)
+        self.target_update_every = whole("target_update_every", target_update_every)
+        real("initial_temperature", initial_temperature, low=0, open_low=True)
+        real("learning_rate", learning_rate, low=0, open_low=True)
+        real("alpha_learning_rate", alpha_learning_rate, low=0, open_low=True)
+        self.query, self.key, self.generator = query, key, generator
+        self.device, self.precision = generator.device, precision
+        self.target_entropy = -float(action_dim)
+        self.updates = 0
+
+        sizes = {
+            "latent_dim": whole("latent_dim", latent_dim),
+            "hidden_dim": whole("hidden_dim", hidden_dim),
+            "action_dim": whole("action_dim", action_dim),
+        }
+        self.trunk = ConvTrunk(channels=channels, size=query.size)
+        self.actor = Actor(features=self.trunk.features, **sizes)
+        self.critic = Critic(features=self.trunk.features, **sizes)
+        self.objective = objective.to(self.device) if objective is not None else None
+        for module in (self.trunk, self.actor, self.critic):
+            initialise(module)
+            module.to(self.device)
+        self.target_trunk = copy.deepcopy(self.trunk).requires_grad_(False)
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.log_alpha = torch.tensor(initial_temperature, device=self.device).log()
+        self.log_alpha.requires_grad_(True)
+
+        self.encoder = nn.ModuleList([self.trunk, self.critic.projection])
+        self.target_encoder = nn.ModuleList([self.target_trunk, self.target_critic.projection])
+        encoder, lr = list(self.encoder.parameters()), learning_rate
+        critic = [*self.trunk.parameters(), *self.critic.parameters()]
+        self.optimizers = {
+            "critic": adam(critic, lr),
+            "actor": adam(self.actor.parameters(), lr),
+            "alpha": adam([self.log_alpha], alpha_learning_rate, beta1=alpha_beta1),
+        }
+        if self.objective is not None:
+            self.optimizers["contrast"] = adam([*encoder, *self.objective.parameters()], lr)
+            if second_encoder_step:
+                self.optimizers["encoder"] = adam(encoder, lr)
+
+    # -- acting ----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def act(self, obs: FrameStacks, *, deterministic: bool) -> Tensor:
+        with self._autocast():
+            mean, log_std = self.actor(self.trunk(self.query.evaluate(obs)))
+        if deterministic:
+            return torch.tanh(mean)
+        return squashed_gaussian(mean, log_std, self._noise(mean))[0]
+
+    # -- learning --------------------------------------------------------------------------------
+
+    def update(self, batch: Batch) -> Metrics:
+        """Draw the views of a batch and learn from them."""
+        obs = self.query(batch.obs, self.generator)
+        next_obs = self.query(batch.next_obs, self.generator)
+        key = None
+        if self.objective is not None:
+            key = self.key(batch.obs, self.generator)
+        return self.learn(obs, batch.action, batch.reward, batch.terminated, next_obs, key)
+
+    def learn(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+        next_obs: Tensor,
+        key: Tensor | None,
+    ) -> Metrics:
+        """One update, in the reference's order. Views are [B, C, size, size]."""
+        metrics = self.update_critic(obs, action, reward, terminated, next_obs)
+        # Neither the actor's step nor the averages touch the trunk: one pass serves both losses.
+        features = self._features(obs, train=self.objective is not None)
+        if self.updates % self.actor_update_every == 0:
+            metrics |= self.update_actor_and_alpha(features.detach())
+        if self.updates % self.target_update_every == 0:
+            self.update_targets()
+        if key is not None:
+            metrics |= self.update_contrast(features, key)
+        self.updates += 1
+        return metrics
+
+    def update_critic(
+        self, obs: Tensor, action: Tensor, reward: Tensor, terminated: Tensor, next_obs: Tensor
+    ) -> Metrics:
+        """y = r + gamma (1 - d) (min_i Q'_i(s', a') - alpha log pi(a'|s')), a' ~ pi(.|s')."""
+        with torch.no_grad(), self._autocast():
+            next_action, next_log_pi = self._policy(self.trunk(next_obs))
+            next_latent = self.target_critic.projection(self.target_trunk(next_obs))
+            next_q = torch.minimum(*self.target_critic(next_latent, next_action))
+            next_v = next_q - self.log_alpha.exp() * next_log_pi
+            y = reward + self.discount * (~terminated).float() * next_v
+        with self._autocast():
+            q1, q2 = self.critic(self.critic.projection(self.trunk(obs)), action)
+        loss = F.mse_loss(q1, y) + F.mse_loss(q2, y)
+        norm = step(loss, self.optimizers["critic"])
+        return {
+            "critic_loss": loss.detach(),
+            "critic_grad_norm": norm,
+            "q_mean": q1.detach().mean(),
+            "batch_reward": reward.mean(),
+        }
+
+    def update_actor_and_alpha(self, features: Tensor) -> Metrics:
+        """Actor: E[alpha log pi - min_i Q_i]; temperature: E[alpha (-log pi - H)], H = -|A|.
+
+        `features` carry no gradient: the actor does not train the convolutions.
+        """
+        alpha = self.log_alpha.exp()
+        with self._autocast():
+            action, log_pi = self._policy(features)
+            with torch.no_grad():
+                latent = self.critic.projection(features)
+            q = torch.minimum(*self.critic(latent, action))
+        loss = (alpha.detach() * log_pi - q).mean()
+        norm = step(loss, self.optimizers["actor"])
+        entropy = -log_pi.detach().mean()
+        alpha_loss = alpha * (entropy - self.target_entropy)
+        step(alpha_loss, self.optimizers["alpha"])
+        return {
+            "actor_loss": loss.detach(),
+            "actor_grad_norm": norm,
+            "entropy": entropy,
+            "alpha": alpha.detach(),
+            "alpha_loss": alpha_loss.detach(),
+        }
+
+    @torch.no_grad()
+    def update_targets(self) -> None:
+        """Moving averages: Q1 and Q2 by critic_tau, the encoder by encoder_tau."""
+        pairs = [
+            (self.target_critic.q1, self.critic.q1, self.critic_tau),
+            (self.target_critic.q2, self.critic.q2, self.critic_tau),
+            (self.target_encoder, self.encoder, self.encoder_tau),
+        ]
+        for target, source, tau in pairs:
+            move_average(target.parameters(), source.parameters(), tau)
+
+    def update_contrast(self, features: Tensor, key: Tensor) -> Metrics:
+        """q = f_q(query view), with the critic's own crop; k = f_k(key view), without gradient."""
+        assert self.objective is not None
+        with torch.no_grad(), self._autocast():
+            k = self.target_critic.projection(self.target_trunk(key))
+        with self._autocast():
+            q = self.critic.projection(features)
+        loss, metrics = self.objective(q, k)
+        norm = step(loss, *(o for n, o in self.optimizers.items() if n in ("contrast", "encoder")))
+        measured = {f"contrastive_{name}": value for name, value in metrics.items()}
+        return {"contrastive_loss": loss.detach(), "contrastive_grad_norm": norm, **measured}
+
+    # -- saving ----------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "modules": {name: module.state_dict() for name, module in self._modules().items()},
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "log_alpha": self.log_alpha.detach().clone(),
+            "updates": self.updates,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        try:
+            for name, module in self._modules().items():
+                module.load_state_dict(state["modules"][name])
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
+            with torch.no_grad():
+                self.log_alpha.copy_(state["log_alpha"])
+            self.updates = int(state["updates"])
+        except (KeyError, RuntimeError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"the saved agent does not fit this one: {reason}") from None
+
+    def _modules(self) -> dict[str, nn.Module]:
+        names = ["trunk", "actor", "critic", "target_trunk", "target_critic"]
+        return {n: getattr(self, n) for n in [*names, "objective"] if getattr(self, n) is not None}
+
+    # -- small parts -----------------------------------------------------------------------------
+
+    def _features(self, obs: Tensor, *, train: bool) -> Tensor:
+        with torch.set_grad_enabled(train), self._autocast():
+            return self.trunk(obs)
+
+    def _policy(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.actor(features)
+        return squashed_gaussian(mean, log_std, self._noise(mean))
+
+    def _noise(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=self.generator, device=self.device)
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.precision != torch.float32
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def adam(parameters: Iterable[Tensor], lr: float, beta1: float = 0.9) -> torch.optim.Adam:
+    """Adam with betas (`beta1`, 0.999), in one fused kernel."""
+    return torch.optim.Adam(list(parameters), lr=lr, betas=(beta1, 0.999), fused=True)
+
+
+def step(loss: Tensor, *optimizers: torch.optim.Optimizer) -> Tensor:
+    """One step of each optimiser on the gradient of `loss`; returns the gradient's norm.
+
+    Only the optimisers' own parameters are differentiated: an actor loss that passes through the
+    critic costs no gradient of the critic's weights.
+    """
+    parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+    parameters = list(dict.fromkeys(parameters))
+    gradients = torch.autograd.grad(loss, parameters)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    for optimizer in optimizers:
+        optimizer.step()
+    return torch.nn.utils.get_total_norm(gradients)

@@ -1,0 +1,103 @@
+"""What the replay buffer hands to an agent: frame stacks that are read only when a view asks.
+
+A frame is stored once, as uint8 [H, W, C]. A stack is a row of frame numbers; its pixels are
+gathered by the augmentation, which reads just the window it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+Metrics = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class FrameStacks:
+    """B stacks of S frames, not yet read.
+
+    Args:
+        frames: uint8 [N, H, W, C], the store.
+        rows: int64 [B, S], which frames of the store make each stack, oldest first.
+    """
+
+    frames: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+    @property
+    def height(self) -> int:
+        return self.frames.shape[1]
+
+    @property
+    def width(self) -> int:
+        return self.frames.shape[2]
+
+    @property
+    def channels(self) -> int:
+        """Channels of a stack: frame-major, RGB within a frame."""
+        return self.rows.shape[1] * self.frames.shape[3]
+
+    def window(self, top: Tensor, left: Tensor, size: int) -> Tensor:
+        """Read a `size` x `size` window of every stack, one offset for all frames of a stack.
+
+        Args:
+            top, left: int64 [B], offsets in pixels.
+            size: edge of the window in pixels.
+
+        Returns:
+            uint8 [B, S*C, size, size], channels-last in memory.
+        """
+        _, height, width, colours = self.frames.shape
+        batch, depth = self.rows.shape
+        # every horizontal run of `size` pixels in the store, as overlapping rows of one view
+        runs = self.frames.view(-1).unfold(0, size * colours, colours)
+        y = top[:, None] + torch.arange(size, device=top.device)  # [B, size]
+        first = (self.rows[:, :, None] * height + y[:, None]) * width + left[:, None, None]
+        pixels = runs.index_select(0, first.flatten()).view(batch, depth, size, size, colours)
+        stacked = pixels.permute(0, 2, 3, 1, 4).reshape(batch, size, size, depth * colours)
+        return stacked.permute(0, 3, 1, 2)  # [B, S*C, size, size]
+
+    def centre(self, size: int) -> Tensor:
+        """The central window of every stack: uint8 [B, S*C, size, size], channels-last."""
+        corner = torch.zeros(len(self), dtype=torch.int64, device=self.rows.device)
+        return self.window(
+            corner + (self.height - size) // 2, corner + (self.width - size) // 2, size
+        )
+
+    def whole(self) -> Tensor:
+        """All pixels of every stack: uint8 [B, S*C, H, W], channels-last (square frames only)."""
+        if self.height != self.width:
+            raise ValueError(f"frames must be square, got {self.height} x {self.width}")
+        return self.centre(self.height)
+
+
+def stack_of(frames: Tensor) -> FrameStacks:
+    """One stack from its frames, uint8 [S, H, W, C]."""
+    return FrameStacks(frames, torch.arange(len(frames), device=frames.device)[None])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B transitions.
+
+    Args:
+        obs, next_obs: the stacks before and after the action.
+        action: float32 [B, A] in [-1, 1].
+        reward: float32 [B, 1], summed over the action repeat.
+        terminated: bool [B, 1]; a truncated episode is not terminated, its value is bootstrapped.
+        future: for each time offset k that the objective asked for, the stacks k agent steps
+            later and a bool [B] mask that is False where the episode had ended by then.
+    """
+
+    obs: FrameStacks
+    action: Tensor
+    reward: Tensor
+    terminated: Tensor
+    next_obs: FrameStacks
+    future: Mapping[int, tuple[FrameStacks, Tensor]] = field(default_factory=dict)

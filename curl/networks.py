@@ -1,0 +1,150 @@
+"""The networks of SAC on pixels, and what is done to them: initialisation and moving averages.
+
+Convolutions and hidden layers run in the autocast precision; last layers, LayerNorm and all
+parameters are float32. Trunk and projection are separate modules, so that sharing the trunk is a
+plain reference and stopping a gradient is a `detach()` at the call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0  # CURL, Table 3
+
+
+class ConvTrunk(nn.Module):
+    """Four 3x3 convolutions of 32 filters, strides 2, 1, 1, 1, ReLU (CURL, Table 3).
+
+    Args:
+        channels: channels of a frame stack.
+        size: edge of the input in pixels.
+    """
+
+    def __init__(self, *, channels: int, size: int, filters: int = 32, layers: int = 4) -> None:
+        super().__init__()
+        widths = [channels, *[filters] * layers]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(widths[i], widths[i + 1], 3, stride=2 if i == 0 else 1) for i in range(layers)
+        )
+        edge = (size - 3) // 2 + 1 - 2 * (layers - 1)
+        if edge < 1:
+            raise ValueError(f"images of {size} pixels are too small for {layers} layers")
+        self.features = filters * edge * edge
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 in [0, 255] or float in [0, 1], [B, C, size, size] -> features [B, F].
+
+        Features are flattened in memory (row, column, filter) order, which copies nothing.
+        """
+        x = pixels / 255 if pixels.dtype == torch.uint8 else pixels
+        for convolution in self.convolutions:
+            x = F.relu(convolution(x))
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
+class Projection(nn.Module):
+    """Features [B, F] -> latent [B, D]: a linear layer and LayerNorm."""
+
+    def __init__(self, *, features: int, latent_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, latent_dim)
+        self.norm = nn.LayerNorm(latent_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.norm(self.linear(features).float())
+
+
+class MLP(nn.Module):
+    """Two hidden ReLU layers and a float32 output layer."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.hidden = nn.ModuleList([nn.Linear(inputs, hidden), nn.Linear(hidden, hidden)])
+        self.output = nn.Linear(hidden, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.hidden:
+            x = F.relu(layer(x))
+        with torch.autocast(x.device.type, enabled=False):
+            return self.output(x.float())
+
+
+class Actor(nn.Module):
+    """pi(a|s): features -> own projection -> a squashed Gaussian over actions in [-1, 1]."""
+
+    def __init__(
+        self, *, features: int, latent_dim: int, hidden_dim: int, action_dim: int
+    ) -> None:
+        super().__init__()
+        self.projection = Projection(features=features, latent_dim=latent_dim)
+        self.policy = MLP(latent_dim, hidden_dim, 2 * action_dim)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, F] -> mean [B, A] before the squashing, log standard deviation [B, A]."""
+        mean, log_std = self.policy(self.projection(features)).chunk(2, dim=-1)
+        span = LOG_STD_MAX - LOG_STD_MIN
+        return mean, LOG_STD_MIN + 0.5 * span * (torch.tanh(log_std) + 1)
+
+
+class Critic(nn.Module):
+    """Q1 and Q2 on one projection: (features [B, F], action [B, A]) -> two [B, 1]."""
+
+    def __init__(
+        self, *, features: int, latent_dim: int, hidden_dim: int, action_dim: int
+    ) -> None:
+        super().__init__()
+        self.projection = Projection(features=features, latent_dim=latent_dim)
+        self.q1 = MLP(latent_dim + action_dim, hidden_dim, 1)
+        self.q2 = MLP(latent_dim + action_dim, hidden_dim, 1)
+
+    def forward(self, latent: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent [B, D] (the projection's output) and action [B, A] -> Q1, Q2, each [B, 1]."""
+        x = torch.cat([latent, action], dim=-1)
+        return self.q1(x), self.q2(x)
+
+
+def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """a = tanh(mean + std * noise) and its log-probability (SAC, appendix C).
+
+    Args:
+        mean, log_std, noise: float32 [B, A].
+
+    Returns:
+        action [B, A] in [-1, 1]; log pi [B, 1], with the reference's relu and 1e-6 in the
+        Jacobian term, which keep it finite where tanh saturates.
+    """
+    action = torch.tanh(mean + log_std.exp() * noise)
+    log_gaussian = (-0.5 * noise.square() - log_std).sum(-1, keepdim=True)
+    log_gaussian = log_gaussian - 0.5 * math.log(2 * math.pi) * mean.shape[-1]
+    log_jacobian = torch.log(F.relu(1 - action.square()) + 1e-6).sum(-1, keepdim=True)
+    return action, log_gaussian - log_jacobian
+
+
+@torch.no_grad()
+def initialise(module: nn.Module) -> None:
+    """Orthogonal linear layers, delta-orthogonal convolutions with gain sqrt(2), zero biases.
+
+    Delta-orthogonal (Xiao et al. 2018): only the kernel's centre is non-zero, and orthogonal.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.orthogonal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Conv2d):
+            nn.init.zeros_(layer.weight)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+            centre = layer.weight[:, :, layer.kernel_size[0] // 2, layer.kernel_size[1] // 2]
+            centre.copy_(nn.init.orthogonal_(torch.empty(centre.shape), math.sqrt(2)))
+
+
+@torch.no_grad()
+def move_average(targets: Iterable[Tensor], sources: Iterable[Tensor], tau: float) -> None:
+    """target <- (1 - tau) * target + tau * source, in place."""
+    torch._foreach_lerp_(list(targets), list(sources), tau)

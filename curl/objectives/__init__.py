@@ -1,0 +1,15 @@
+"""Objectives: latents -> a loss that shapes the encoder. One file and one YAML each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from curl.objectives.base import Objective
+from curl.registry import build
+
+
+def make(name: str, *, latent_dim: int, **settings: Any) -> Objective | None:
+    """The objective of `curl/objectives/<name>.py`; None for `none`, plain SAC."""
+    if name == "none":
+        return None
+    return build(Objective, __name__, name, {"latent_dim": latent_dim, **settings})

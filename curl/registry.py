@@ -1,0 +1,33 @@
+"""Find the one class that a file of a package holds: a file and a YAML make a new sibling."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from typing import Any, TypeVar
+
+from curl.checks import choice
+
+T = TypeVar("T")
+
+
+def build(base: type[T], package: str, name: str, settings: dict[str, Any]) -> T:
+    """Build the subclass of `base` that `<package>/<name>.py` defines, from `settings`.
+
+    Raises:
+        ValueError: no such file, an unknown setting, or a setting it refuses.
+    """
+    paths = importlib.import_module(package).__path__
+    kind = package.rsplit(".", 1)[-1].removesuffix("s")
+    choice(kind, name, sorted(m.name for m in pkgutil.iter_modules(paths) if m.name != "base"))
+    module = importlib.import_module(f"{package}.{name}")
+    found = next(
+        thing
+        for thing in vars(module).values()
+        if inspect.isclass(thing) and issubclass(thing, base) and thing.__module__ == module.__name__
+    )
+    allowed = [p for p in inspect.signature(found).parameters if p not in ("args", "kwargs")]
+    for setting in settings:
+        choice(f"setting of {kind} {name}", setting, allowed or ["(none)"])
+    return found(**settings)

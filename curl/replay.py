@@ -1,0 +1,227 @@
+"""ReplayBuffer: every frame once, as uint8 on the device; stacks are rebuilt by index.
+
+Frames are numbered 0, 1, 2, ... over the whole run; frame n lies in row n % rows of a ring. With a
+frame lie the action, reward and termination that led to it, so a row is complete once written. A
+transition is named by its second frame: obs ends at frame n - 1, next_obs at frame n. The first
+frame of an episode ends no transition, and stacks repeat it instead of crossing it.
+
+Differs from the reference, which stores both stacks of a transition: 3.05 GB here against 18 GB
+for 100 000 transitions of 100 x 100 pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from curl.batch import Batch, FrameStacks
+from curl.checks import whole
+from curl.hardware import free_bytes
+
+log = logging.getLogger("curl")
+
+
+class ReplayBuffer:
+    """A ring of frames that yields uniformly drawn transitions.
+
+    Args:
+        capacity: transitions kept. The ring has 1/64 more rows for the first frames of episodes,
+            so it holds all `capacity` as long as episodes average 64 agent steps or more.
+        frame_size: edge of a square frame in pixels.
+        action_dim: A.
+        frame_stack: S, frames in a stack.
+        device: where everything is stored.
+        target: where batches are wanted, if not on `device`: the frames of a batch are then
+            gathered in (pinned) host memory and copied over.
+
+    Raises:
+        ValueError: impossible sizes. MemoryError: more bytes than `device` has free.
+    """
+
+    def __init__(
+        self,
+        *,
+        capacity: int,
+        frame_size: int,
+        action_dim: int,
+        frame_stack: int = 3,
+        device: torch.device | None = None,
+        target: torch.device | None = None,
+    ) -> None:
+        self.capacity = whole("replay capacity", capacity)
+        self.frame_stack = whole("frame_stack", frame_stack)
+        self.device = device or torch.device("cpu")
+        self.target = target or self.device
+        self.rows = capacity + capacity // 64 + frame_stack + 1
+        shape = (self.rows, frame_size, frame_size, 3)
+        needed = int(np.prod(shape)) + self.rows * (4 * action_dim + 29)
+        free = free_bytes(self.device)
+        line = f"replay buffer: {capacity} transitions need {needed / 1e9:.2f} GB on {self.device}"
+        if needed > free:
+            raise MemoryError(f"{line}, {free / 1e9:.2f} GB are free; lower replay.capacity")
+        log.info(line)
+        self.frames = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        self.action = torch.zeros(self.rows, action_dim, device=self.device)
+        self.reward = torch.zeros(self.rows, 1, device=self.device)
+        self.terminated = torch.zeros(self.rows, 1, dtype=torch.bool, device=self.device)
+        self.start = torch.zeros(self.rows, dtype=torch.int64, device=self.device)
+        self.arrivals = torch.zeros(capacity, dtype=torch.int64, device=self.device)
+        self._start, self._arrivals = np.zeros(self.rows, np.int64), np.zeros(capacity, np.int64)
+        self._back = torch.arange(frame_stack - 1, -1, -1, device=self.device)  # S-1 .. 0
+        self.written = 0  # frames ever written; the newest is written - 1
+        self.first, self.last = 0, 0  # transitions ever forgotten, ever written
+        self.episode_start = 0
+
+    def __len__(self) -> int:
+        """Transitions that can be drawn."""
+        return self.last - self.first
+
+    def begin(self, frame: np.ndarray) -> None:
+        """Open an episode with its first frame, uint8 [H, W, 3]."""
+        self.episode_start = self.written
+        self._write(frame)
+
+    def add(
+        self, action: np.ndarray | Tensor, reward: float, terminated: bool, frame: np.ndarray
+    ) -> None:
+        """Append the transition that `action` [A] made from the newest frame to `frame`."""
+        row = self.written % self.rows
+        self.action[row] = torch.as_tensor(action, dtype=torch.float32)
+        self.reward[row] = float(reward)
+        self.terminated[row] = bool(terminated)
+        self._write(frame)
+        self._arrive(self.written - 1)
+
+    def latest(self) -> FrameStacks:
+        """The stack that ends at the newest frame, to act on: one row."""
+        newest = torch.tensor([self.written - 1], device=self.device)
+        return self._to_target(self._stacks(newest))[0]
+
+    def sample(
+        self, batch_size: int, generator: torch.Generator, offsets: Sequence[int] = ()
+    ) -> Batch:
+        """Draw transitions uniformly, with replacement.
+
+        Args:
+            batch_size: B.
+            generator: source of the draw, on the buffer's device or on `target`.
+            offsets: agent steps after obs at which `Batch.future` is wanted.
+
+        Raises:
+            ValueError: the buffer is empty.
+        """
+        if not len(self):
+            raise ValueError("the replay buffer is empty: nothing to sample")
+        number = torch.randint(
+            self.first, self.last, (batch_size,), generator=generator, device=generator.device
+        )
+        after = self.arrivals[number.to(self.device) % self.capacity]  # frame number of next_obs
+        row = after % self.rows
+        later = [self._later(after, offset) for offset in offsets]
+        obs, next_obs, *future = self._to_target(
+            self._stacks(after - 1), self._stacks(after), *(stacks for stacks, _ in later)
+        )
+        return Batch(
+            obs,
+            self.action[row].to(self.target),
+            self.reward[row].to(self.target),
+            self.terminated[row].to(self.target),
+            next_obs,
+            {
+                offset: (stacks, inside.to(self.target))
+                for offset, stacks, (_, inside) in zip(offsets, future, later, strict=True)
+            },
+        )
+
+    def _write(self, frame: np.ndarray) -> None:
+        row = self.written % self.rows
+        self.frames[row].copy_(torch.as_tensor(frame))
+        self.start[row] = self.episode_start
+        self._start[row] = self.episode_start
+        self.written += 1
+        while len(self) and not self._intact(self._arrivals[self.first % self.capacity]):
+            self.first += 1
+
+    def _arrive(self, number: int) -> None:
+        if len(self) == self.capacity:
+            self.first += 1
+        self.arrivals[self.last % self.capacity] = number
+        self._arrivals[self.last % self.capacity] = number
+        self.last += 1
+
+    def _intact(self, after: np.int64) -> bool:
+        """Whether all frames of the transition that ends at frame `after` are still there."""
+        oldest_needed = max(after - self.frame_stack, self._start[after % self.rows])
+        return bool(oldest_needed >= self.written - self.rows)
+
+    def _stacks(self, newest: Tensor) -> FrameStacks:
+        start = self.start[newest % self.rows]
+        numbers = torch.maximum(newest[:, None] - self._back, start[:, None])  # [B, S]
+        return FrameStacks(self.frames, numbers % self.rows)
+
+    def _later(self, after: Tensor, offset: int) -> tuple[FrameStacks, Tensor]:
+        number = after - 1 + offset
+        inside = number < self.written
+        number = number.clamp(max=self.written - 1)
+        inside &= self.start[number % self.rows] == self.start[after % self.rows]
+        return self._stacks(torch.where(inside, number, after)), inside
+
+    def _to_target(self, *many: FrameStacks) -> list[FrameStacks]:
+        if self.target.type == self.device.type:
+            return list(many)
+        moved = []
+        for stacks in many:
+            count, depth = stacks.rows.shape
+            frames = self.frames[stacks.rows.flatten()].pin_memory()
+            rows = torch.arange(count * depth, device=self.target).view(count, depth)
+            moved.append(FrameStacks(frames.to(self.target, non_blocking=True), rows))
+        return moved
+
+    # -- persistence: frames are append-only, so only those since a given one need be written ----
+
+    def counters(self) -> dict[str, int]:
+        """Everything but the rows."""
+        names = ("written", "first", "last", "episode_start")
+        return {name: int(getattr(self, name)) for name in names}
+
+    def oldest(self) -> int:
+        """Number of the oldest frame still in the ring."""
+        return max(0, self.written - self.rows)
+
+    def export(self, first: int, last: int) -> dict[str, Any]:
+        """Frames `first` to `last` - 1 with all that lies beside them, on the CPU."""
+        rows = torch.arange(first, last, device=self.device) % self.rows
+        columns = ("frames", "action", "reward", "terminated", "start")
+        return {"first": first} | {c: getattr(self, c)[rows].cpu() for c in columns}
+
+    def restore(self, segments: Sequence[dict[str, Any]], counters: dict[str, int]) -> None:
+        """The inverse of `export` and `counters`, into a buffer of the same sizes.
+
+        Raises:
+            ValueError: segments of another frame size, or with frames missing.
+        """
+        wanted = max(0, counters["written"] - self.rows)
+        for segment in segments:
+            count = len(segment["start"])
+            keep = slice(max(0, wanted - segment["first"]), count)
+            rows = torch.arange(segment["first"], segment["first"] + count)[keep] % self.rows
+            if segment["first"] > wanted or segment["frames"].shape[1:] != self.frames.shape[1:]:
+                raise ValueError("the saved replay buffer does not fit: other sizes or a gap")
+            for column in ("frames", "action", "reward", "terminated", "start"):
+                getattr(self, column)[rows.to(self.device)] = segment[column][keep].to(self.device)
+            wanted = max(wanted, segment["first"] + count)
+        if wanted != counters["written"]:
+            raise ValueError(f"the saved replay buffer ends at frame {wanted}, not at its end")
+        for name, value in counters.items():
+            setattr(self, name, int(value))
+        self._start = self.start.cpu().numpy().copy()
+        numbers = np.arange(self.oldest(), self.written)
+        ends = numbers[self._start[numbers % self.rows] != numbers][-len(self) or len(numbers) :]
+        places = np.arange(self.last - len(ends), self.last) % self.capacity
+        self._arrivals[places] = ends
+        self.arrivals.copy_(torch.as_tensor(self._arrivals))
