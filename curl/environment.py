@@ -75,6 +75,18 @@ def frames_per_second(env: gym.Env[Any, Any], action_repeat: int) -> float:
     return float(env.metadata.get("render_fps") or 30) / action_repeat
 
 
+def display_frame(env: gym.Env[Any, Any], size: int = 256) -> np.ndarray:
+    """A frame for people, uint8 with even sides: larger than the agent's where MuJoCo draws it."""
+    physics = getattr(env.unwrapped, "physics", None)
+    if physics is not None:
+        camera = getattr(env.unwrapped, "render_kwargs", {}).get("camera_id", 0)
+        pixels = physics.render(height=size, width=size, camera_id=camera)
+    else:
+        pixels = np.asarray(env.render())
+    height, width = pixels.shape[0] // 2 * 2, pixels.shape[1] // 2 * 2
+    return np.ascontiguousarray(pixels[:height, :width])
+
+
 def square(pixels: np.ndarray, size: int) -> np.ndarray:
     """Area-resample `pixels` [H, W, 3] to a contiguous uint8 [size, size, 3] if it is not that."""
     if pixels.shape[:2] == (size, size):

@@ -21,6 +21,10 @@ OPENGL_LIBRARIES = {
 OPENGL_HELP = "sudo apt-get install -y libegl1 libgl1 libosmesa6"
 
 
+class OpenGLError(RuntimeError):
+    """No OpenGL backend can draw here."""
+
+
 def choose_device(name: str) -> torch.device:
     """`auto` is the first CUDA device if there is one, else the CPU. `ValueError` if absent."""
     if name == "auto":
@@ -63,7 +67,7 @@ def choose_opengl(name: str, device: torch.device) -> str:
     """Set `MUJOCO_GL` before anything imports MuJoCo's renderer; return the backend.
 
     A `MUJOCO_GL` that is already set wins; `auto` tries EGL, then OSMesa. On CUDA the rendering
-    GPU follows the compute GPU. `RuntimeError` with the command that mends it if none loads.
+    GPU follows the compute GPU. `OpenGLError` with the command that mends it if none loads.
     """
     choice("opengl", name, ("auto", "egl", "osmesa", "glfw"))
     name = os.environ.get("MUJOCO_GL") or name
@@ -78,7 +82,7 @@ def choose_opengl(name: str, device: torch.device) -> str:
             if backend == "egl" and device.type == "cuda" and device.index is not None:
                 os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", str(device.index))
             return backend
-    raise RuntimeError(
+    raise OpenGLError(
         f"no headless OpenGL library was found (tried {', '.join(wanted)}); "
         f"on Debian or Ubuntu run: {OPENGL_HELP}"
     )
@@ -126,7 +130,7 @@ def machine() -> dict[str, str | int]:
     name = torch.cuda.get_device_name() if cuda else torch.cpu.get_capabilities().get("cpu_name", "")
     return {
         "python": sys.version.split()[0],
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "processor": str(name),
         "threads": torch.get_num_threads(),
     }

@@ -42,10 +42,18 @@ class ConvTrunk(nn.Module):
 
         Features are flattened in memory (row, column, filter) order, which copies nothing.
         """
-        x = pixels / 255 if pixels.dtype == torch.uint8 else pixels
+        x = pixels.to(compute_dtype(pixels.device))  # before the division: uint8 / 255 is float32
+        if pixels.dtype == torch.uint8:
+            x = x.div_(255)
         for convolution in self.convolutions:
-            x = F.relu(convolution(x))
+            x = F.relu_(convolution(x))
         return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """What convolutions compute in: the autocast dtype, float32 outside of autocast."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if on else torch.float32
 
 
 class Projection(nn.Module):

@@ -1,0 +1,169 @@
+"""Checkpoints: everything a run needs to go on, complete or absent.
+
+    checkpoints/state-<env steps>.pt      agent, optimisers, counters, configuration, generators
+    checkpoints/frames-<first>-<last>.pt  the replay rows written since the checkpoint before
+
+Files are written aside, flushed to the disk and renamed; the state file, which names the frame
+files it needs with their SHA-256, comes last, so that its presence is the checkpoint's. The two
+newest are kept. Everything loads with `weights_only=True`: no file of ours executes code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+log = logging.getLogger("curl")
+
+FORMAT = 1
+KEPT = 2
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged or of another format."""
+
+
+def save_file(path: Path, content: Any) -> str:
+    """Write `content` aside, flush it, rename it to `path`; return its SHA-256."""
+    aside = path.with_name(path.name + ".aside")
+    try:
+        with aside.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        digest = sha256(aside)
+        aside.replace(path)
+        _flush_folder(path.parent)
+    except RuntimeError as error:  # torch.save wraps the disk's errors
+        aside.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path.name}: {error}") from None
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    return digest
+
+
+def load_file(path: Path, digest: str | None = None) -> Any:
+    """Read what `save_file` wrote, onto the CPU. `CheckpointError` if damaged."""
+    try:
+        if digest is not None and sha256(path) != digest:
+            raise CheckpointError(f"{path} is damaged: its checksum is another")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}") from None
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Checkpoints:
+    """The checkpoints of one run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "checkpoints"
+        self.segments: list[dict[str, Any]] = []  # file, first, last, sha256
+
+    def states(self) -> list[Path]:
+        """State files, oldest first."""
+        found = [p for p in self.folder.glob("state-*.pt") if re.fullmatch(r"state-\d+", p.stem)]
+        return sorted(found, key=lambda p: int(p.stem.split("-")[1]))
+
+    def save(
+        self,
+        env_steps: int,
+        state: dict[str, Any],
+        *,
+        frames: tuple[int, int] | None = None,
+        export: Callable[[int, int], Any] | None = None,
+    ) -> Path:
+        """Write a checkpoint, and the frames [oldest, newest) that no earlier one holds.
+
+        Raises:
+            OSError: the disk is full or refuses; the earlier checkpoints are untouched.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        segments = list(self.segments)
+        if frames is not None and export is not None:
+            oldest, newest = frames
+            segments = [s for s in segments if s["last"] > oldest]
+            first = max(oldest, segments[-1]["last"] if segments else oldest)
+            if first < newest:
+                name = f"frames-{first}-{newest}.pt"
+                digest = save_file(self.folder / name, export(first, newest))
+                segments.append({"file": name, "first": first, "last": newest, "sha256": digest})
+        path = self.folder / f"state-{env_steps}.pt"
+        save_file(path, {"format": FORMAT, "segments": segments, **state})
+        self.segments = segments
+        self._tidy()
+        return path
+
+    def load(self) -> tuple[dict[str, Any], list[Any]] | None:
+        """The newest sound checkpoint with its frame files; None if there is none at all.
+
+        A damaged one is passed over with a warning. `CheckpointError` if all are damaged.
+        """
+        states = self.states()
+        for path in reversed(states):
+            try:
+                state = read_state(path)
+                frames = [load_file(self.folder / s["file"], s["sha256"]) for s in state["segments"]]
+            except CheckpointError as error:
+                log.warning("%s; trying the checkpoint before it", error)
+                path.rename(path.with_suffix(".damaged"))
+                continue
+            self.segments = list(state["segments"])
+            return state, frames
+        if states:
+            raise CheckpointError(f"all {len(states)} checkpoints in {self.folder} are damaged")
+        return None
+
+    def _tidy(self) -> None:
+        states = self.states()
+        for path in states[:-KEPT]:
+            path.unlink(missing_ok=True)
+        needed = {s["file"] for s in self.segments}
+        for path in states[-KEPT:-1]:
+            try:
+                needed |= {s["file"] for s in read_state(path)["segments"]}
+            except CheckpointError:
+                path.unlink(missing_ok=True)
+        for path in self.folder.glob("frames-*.pt"):
+            if path.name not in needed:
+                path.unlink(missing_ok=True)
+        for path in self.folder.glob("*.aside"):
+            path.unlink(missing_ok=True)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A state file, checked for being one of this format."""
+    state = load_file(path)
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        found = state.get("format") if isinstance(state, dict) else None
+        raise CheckpointError(f"{path} has checkpoint format {found}, this version reads {FORMAT}")
+    missing = [k for k in ("agent", "config", "segments", "counters") if k not in state]
+    if missing:
+        raise CheckpointError(f"{path} is no checkpoint of a run: it lacks {', '.join(missing)}")
+    return state
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,161 @@
+"""Logger: metrics as JSON lines on disk, always; wandb and the console as mirrors.
+
+`metrics.jsonl` holds one object a line with `kind`, `env_steps`, `agent_steps` and `wall_time`
+(seconds trained, over all resumptions), and by kind:
+
+    train       losses, alpha, entropy, Q, contrastive accuracy, gradient norms, updates_per_second
+    episode     return, length
+    evaluation  return_mean, return_std, returns
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from curl.checks import choice
+
+log = logging.getLogger("curl")
+
+
+class Logger:
+    """Args: folder of the run; `wandb`: auto, online, offline or disabled; the budget to show.
+
+    Args:
+        config: plain values, kept with the wandb run.
+        budget: env steps of the whole run.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        wandb: str = "auto",
+        project: str = "curl",
+        config: Mapping[str, Any] | None = None,
+        budget: int,
+        console: Console | None = None,
+    ) -> None:
+        choice("logger.wandb", wandb, ("auto", "online", "offline", "disabled"))
+        self.folder, self.path = folder, folder / "metrics.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.console = console or Console()
+        self.started, self.wall_before = time.monotonic(), 0.0
+        self._wandb = self._start_wandb(wandb, project, config or {})
+        columns = ("{task.description}", BarColumn(), TaskProgressColumn(), "{task.fields[status]}")
+        parts = [TextColumn(c) if isinstance(c, str) else c for c in columns]
+        self.progress = Progress(*parts, "ETA", TimeRemainingColumn(), console=self.console)
+        self.task = self.progress.add_task("env steps", total=budget, status="")
+        self._header_shown = False
+        self._paused = False
+
+    def wall_time(self) -> float:
+        """Seconds trained, over all resumptions."""
+        return self.wall_before + time.monotonic() - self.started
+
+    def resume(self, env_steps: int, wall_time: float) -> None:
+        """Drop rows beyond the restored step, and any half line, and go on from there."""
+        self.wall_before, self.started = wall_time, time.monotonic()
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                if json.loads(line)["env_steps"] <= env_steps:
+                    kept.append(line + "\n")
+        aside = self.path.with_suffix(".aside")
+        aside.write_text("".join(kept))
+        aside.replace(self.path)
+
+    def write(self, kind: str, env_steps: int, agent_steps: int, values: Mapping[str, Any]) -> None:
+        """Append one row. A disk that refuses it is reported once, and training goes on."""
+        row = {"kind": kind, "env_steps": env_steps, "agent_steps": agent_steps}
+        row |= {"wall_time": round(self.wall_time(), 3)} | {k: _plain(v) for k, v in values.items()}
+        try:
+            self._append(json.dumps(row) + "\n")
+            self._paused = False
+        except OSError as error:
+            if not self._paused:
+                log.warning("metrics cannot be written (%s); training goes on", error)
+            self._paused = True
+        if self._wandb is not None:
+            numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
+            self._wandb.log({**numbers, "env_steps": env_steps}, step=agent_steps)
+
+    def _append(self, line: str) -> None:
+        """Write a whole line or none: what a full disk cut off is taken back."""
+        with self.path.open("ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                if file.write(line.encode()) != len(line.encode()):
+                    raise OSError("the disk is full")
+            except OSError:
+                file.truncate(end)
+                raise
+
+    def evaluation(self, env_steps: int, returns: list[float], video: str = "") -> None:
+        """Print a table row for an evaluation."""
+        if not self._header_shown:
+            self.console.print(
+                Text(f"{'env steps':>10} {'return':>8} {'std':>7} {'min':>7} {'max':>7} {'min.':>7}")
+            )
+            self._header_shown = True
+        mean = sum(returns) / len(returns)
+        std = math.sqrt(sum((r - mean) ** 2 for r in returns) / len(returns))
+        row = f"{env_steps:>10,} {mean:>8.1f} {std:>7.1f} {min(returns):>7.1f} {max(returns):>7.1f}"
+        self.console.print(Text(f"{row} {self.wall_time() / 60:>7.1f}  {video}"))
+
+    def show(self, env_steps: int, status: str) -> None:
+        """Move the progress display."""
+        self.progress.update(self.task, completed=env_steps, status=status)
+
+    def close(self) -> None:
+        self.progress.stop()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _start_wandb(self, mode: str, project: str, config: Mapping[str, Any]) -> Any:
+        mode = os.environ.get("WANDB_MODE", mode) if mode == "auto" else mode
+        if mode == "disabled":
+            return None
+        import wandb
+
+        if mode == "auto":
+            mode = "online" if wandb.api.api_key else "offline"
+        os.environ.setdefault("WANDB_SILENT", "true")
+        marker = self.folder / "wandb_id"
+        if not marker.exists():
+            marker.write_text(wandb.util.generate_id())
+        name = "/".join(self.folder.parts[-3:])
+        try:
+            return wandb.init(
+                project=project,
+                id=marker.read_text().strip(),
+                name=name,
+                dir=str(self.folder),
+                config=dict(config),
+                mode=mode,  # pyright: ignore[reportArgumentType]
+                resume="allow" if mode == "online" else None,
+            )
+        except Exception as error:
+            log.warning("wandb is not available, metrics go to %s only: %s", self.path, error)
+            return None
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else str(value)
+    return value

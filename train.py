@@ -1,0 +1,146 @@
+"""Train an agent: `python train.py task=walker_walk seed=3`. Every knob: configs/train.yaml.
+
+The one place where everything is built. The same command in the same folder resumes the run.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from curl import agents, augmentations, objectives
+from curl.cli import exits_with_one_line, fail_on_unknown_keys
+from curl.hardware import (
+    choose_device,
+    choose_opengl,
+    choose_precision,
+    machine,
+    renders_in_software,
+    seed_everything,
+)
+
+RESUMABLE = ("env_steps", "eval_every", "eval_episodes", "checkpoint_every", "log_every", "video")
+RESUMABLE += ("logger", "threads", "run_dir", "save_replay", "device", "opengl")
+
+
+def train(config: dict[str, Any]) -> int:
+    """One run from a plain configuration; returns the process's exit code."""
+    import torch
+
+    if config["threads"]:
+        torch.set_num_threads(config["threads"])
+    device = choose_device(config["device"])
+    backend = choose_opengl(config["opengl"], device)
+    software = renders_in_software(backend, device)
+
+    from curl.checkpoint import Checkpoints
+    from curl.environment import make_env
+    from curl.logger import Logger
+    from curl.replay import ReplayBuffer
+    from curl.trainer import Trainer
+
+    folder = Path(config["run_dir"])
+    generator = seed_everything(config["seed"], device)
+    task = config["task"]
+    shadow = config["shadow_size"]
+    environment = {
+        "env_id": task["env_id"],
+        "action_repeat": task["action_repeat"],
+        "render_size": config["render_size"],
+        "camera": task.get("camera", 0),
+        "shadow_size": (256 if software else None) if shadow == "auto" else shadow,
+    }
+    env = make_env(**environment)
+    action_dim = int(env.action_space.shape[0])  # pyright: ignore[reportOptionalSubscript]
+    agent = build_agent(config, action_dim=action_dim, generator=generator)
+    replay_device = device if config["replay"]["device"] == "auto" else torch.device("cpu")
+    replay = ReplayBuffer(
+        capacity=config["replay"]["capacity"],
+        frame_size=config["render_size"],
+        action_dim=action_dim,
+        frame_stack=config["frame_stack"],
+        device=replay_device,
+        target=device,
+    )
+    used = {"machine": machine(), "opengl": backend, "shadow_size": environment["shadow_size"]}
+    save_config(folder, config, used)
+    logger = Logger(folder=folder, budget=config["env_steps"], config=config, **config["logger"])
+    logger.console.print(f"{folder}: {task['env_id']}, {device}, {agent.precision}, {backend}")
+    names = ("seed", "env_steps", "batch_size", "initial_steps", "eval_every", "eval_episodes")
+    names += ("checkpoint_every", "save_replay", "log_every", "video")
+    trainer = Trainer(
+        agent=agent,
+        env=env,
+        make_eval_env=lambda: make_env(**environment),
+        replay=replay,
+        logger=logger,
+        checkpoints=Checkpoints(folder),
+        generator=generator,
+        config=config,
+        action_repeat=task["action_repeat"],
+        **{name: config[name] for name in names},
+    )
+    try:
+        stopped_by = trainer.run()
+    finally:
+        logger.close()
+        env.close()
+    return 0 if stopped_by is None else 128 + stopped_by
+
+
+def build_agent(config: dict[str, Any], *, action_dim: int, generator: Any) -> Any:
+    """The agent of a configuration, with its augmentations and objective."""
+    settings = {k: v for k, v in config["agent"].items() if k != "label"}
+    objective = objectives.make(**config["objective"], latent_dim=settings["latent_dim"])
+    return agents.make(
+        **settings,
+        channels=3 * config["frame_stack"],
+        action_dim=action_dim,
+        query=augmentations.make(**config["augmentation"]["query"]),
+        key=augmentations.make(**config["augmentation"]["key"]),
+        objective=objective,
+        generator=generator,
+        precision=choose_precision(config["precision"], generator.device),
+    )
+
+
+def save_config(folder: Path, config: dict[str, Any], used: dict[str, Any]) -> None:
+    """Write config.yaml; refuse a folder that holds a run of other settings."""
+    path = folder / "config.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
+    if path.exists() and any((folder / "checkpoints").glob("state-*.pt")):
+        before = OmegaConf.to_container(OmegaConf.load(path))
+        assert isinstance(before, dict)
+        differing = [
+            f"{key}={value!r} (there: {before.get(key)!r})"
+            for key, value in config.items()
+            if key not in RESUMABLE and before.get(key) != value
+        ]
+        if differing:
+            raise ValueError(
+                f"{folder} holds a run of other settings: {'; '.join(differing)}; "
+                "give the same settings to resume it, or another run_dir"
+            )
+    aside = path.with_suffix(".aside")
+    OmegaConf.save(OmegaConf.create({**config, "used": used}), aside)
+    aside.replace(path)
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+def main(config: DictConfig) -> None:
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    plain.pop("experiment", None)
+    code = exits_with_one_line(train, plain)
+    if code:
+        raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
+    fail_on_unknown_keys(Path(__file__).with_name("configs"), "train")
+    main()
