@@ -35,7 +35,6 @@ def train(config: dict[str, Any]) -> int:
         torch.set_num_threads(config["threads"])
     device = choose_device(config["device"])
     backend = choose_opengl(config["opengl"], device)
-    software = renders_in_software(backend, device)
 
     from curl.checkpoint import Checkpoints
     from curl.environment import make_env
@@ -45,15 +44,7 @@ def train(config: dict[str, Any]) -> int:
 
     folder = Path(config["run_dir"])
     generator = seed_everything(config["seed"], device)
-    task = config["task"]
-    shadow = config["shadow_size"]
-    environment = {
-        "env_id": task["env_id"],
-        "action_repeat": task["action_repeat"],
-        "render_size": config["render_size"],
-        "camera": task.get("camera", 0),
-        "shadow_size": (256 if software else None) if shadow == "auto" else shadow,
-    }
+    environment = environment_settings(config, renders_in_software(backend, device))
     env = make_env(**environment)
     action_dim = int(env.action_space.shape[0])  # pyright: ignore[reportOptionalSubscript]
     agent = build_agent(config, action_dim=action_dim, generator=generator)
@@ -69,7 +60,7 @@ def train(config: dict[str, Any]) -> int:
     used = {"machine": machine(), "opengl": backend, "shadow_size": environment["shadow_size"]}
     save_config(folder, config, used)
     logger = Logger(folder=folder, budget=config["env_steps"], config=config, **config["logger"])
-    logger.console.print(f"{folder}: {task['env_id']}, {device}, {agent.precision}, {backend}")
+    logger.console.print(f"{folder}: {environment['env_id']}, {device}, {agent.precision}, {backend}")
     names = ("seed", "env_steps", "batch_size", "initial_steps", "eval_every", "eval_episodes")
     names += ("checkpoint_every", "save_replay", "log_every", "video")
     trainer = Trainer(
@@ -81,7 +72,7 @@ def train(config: dict[str, Any]) -> int:
         checkpoints=Checkpoints(folder),
         generator=generator,
         config=config,
-        action_repeat=task["action_repeat"],
+        action_repeat=environment["action_repeat"],
         **{name: config[name] for name in names},
     )
     try:
@@ -90,6 +81,18 @@ def train(config: dict[str, Any]) -> int:
         logger.close()
         env.close()
     return 0 if stopped_by is None else 128 + stopped_by
+
+
+def environment_settings(config: dict[str, Any], software: bool) -> dict[str, Any]:
+    """The arguments of `make_env`; `software`: frames are drawn by the CPU."""
+    task, shadow = config["task"], config["shadow_size"]
+    return {
+        "env_id": task["env_id"],
+        "action_repeat": task["action_repeat"],
+        "render_size": config["render_size"],
+        "camera": task.get("camera", 0),
+        "shadow_size": (256 if software else None) if shadow == "auto" else shadow,
+    }
 
 
 def build_agent(config: dict[str, Any], *, action_dim: int, generator: Any) -> Any:

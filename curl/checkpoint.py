@@ -132,6 +132,21 @@ class Checkpoints:
             raise CheckpointError(f"all {len(states)} checkpoints in {self.folder} are damaged")
         return None
 
+    def newest_state(self) -> dict[str, Any]:
+        """The newest sound state without its frames, to evaluate; changes nothing on the disk.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        states = self.states()
+        for path in reversed(states):
+            try:
+                return read_state(path)
+            except CheckpointError as error:
+                log.warning("%s", error)
+        found = f"all {len(states)} are damaged" if states else "there is none"
+        raise CheckpointError(f"no checkpoint to evaluate in {self.folder}: {found}")
+
     def _tidy(self) -> None:
         states = self.states()
         for path in states[:-KEPT]:
