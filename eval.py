@@ -140,7 +140,9 @@ def main() -> int:
 
         return exits_with_one_line(compare.main, sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder or state file")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folder or state file"
+    )
     parser.add_argument("--episodes", type=int, default=10, help="episodes (default 10)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default 0)")
     parser.add_argument("--video", action="store_true", help="write an MP4 of the first episode")

@@ -24,11 +24,19 @@ from curl.hardware import (
 )
 
 RESUMABLE = ("env_steps", "eval_every", "eval_episodes", "checkpoint_every", "log_every", "video")
-RESUMABLE += ("logger", "threads", "run_dir", "save_replay", "device", "opengl")
+RESUMABLE += ("logger", "threads", "run_dir", "save_replay", "device", "opengl", "env_timeout")
 
 
 def train(config: dict[str, Any]) -> int:
     """One run from a plain configuration; returns the process's exit code."""
+    from curl.lock import locked
+
+    with locked(Path(config["run_dir"])):
+        return train_locked(config)
+
+
+def train_locked(config: dict[str, Any]) -> int:
+    """Build every part and run the trainer; the run folder is ours alone."""
     import torch
 
     if config["threads"]:
@@ -60,9 +68,11 @@ def train(config: dict[str, Any]) -> int:
     used = {"machine": machine(), "opengl": backend, "shadow_size": environment["shadow_size"]}
     save_config(folder, config, used)
     logger = Logger(folder=folder, budget=config["env_steps"], config=config, **config["logger"])
-    logger.console.print(f"{folder}: {environment['env_id']}, {device}, {agent.precision}, {backend}")
+    logger.console.print(
+        f"{folder}: {environment['env_id']}, {device}, {agent.precision}, {backend}"
+    )
     names = ("seed", "env_steps", "batch_size", "initial_steps", "eval_every", "eval_episodes")
-    names += ("checkpoint_every", "save_replay", "log_every", "video")
+    names += ("checkpoint_every", "save_replay", "log_every", "video", "env_timeout")
     trainer = Trainer(
         agent=agent,
         env=env,

@@ -90,8 +90,11 @@ class Checkpoints:
         *,
         frames: tuple[int, int] | None = None,
         export: Callable[[int, int], Any] | None = None,
+        kind: str = "state",
     ) -> Path:
         """Write a checkpoint, and the frames [oldest, newest) that no earlier one holds.
+
+        `kind` other than "state" is written aside from what `load` reads.
 
         Raises:
             OSError: the disk is full or refuses; the earlier checkpoints are untouched.
@@ -106,8 +109,11 @@ class Checkpoints:
                 name = f"frames-{first}-{newest}.pt"
                 digest = save_file(self.folder / name, export(first, newest))
                 segments.append({"file": name, "first": first, "last": newest, "sha256": digest})
-        path = self.folder / f"state-{env_steps}.pt"
-        save_file(path, {"format": FORMAT, "segments": segments, **state})
+        path = self.folder / f"{kind}-{env_steps}.pt"
+        checksum = path.with_suffix(".sha256")
+        checksum.unlink(missing_ok=True)  # of an earlier file of this name
+        digest = save_file(path, {"format": FORMAT, "segments": segments, **state})
+        checksum.write_text(digest + "\n")
         self.segments = segments
         self._tidy()
         return path
@@ -121,7 +127,9 @@ class Checkpoints:
         for path in reversed(states):
             try:
                 state = read_state(path)
-                frames = [load_file(self.folder / s["file"], s["sha256"]) for s in state["segments"]]
+                frames = [
+                    load_file(self.folder / s["file"], s["sha256"]) for s in state["segments"]
+                ]
             except CheckpointError as error:
                 log.warning("%s; trying the checkpoint before it", error)
                 path.rename(path.with_suffix(".damaged"))
@@ -151,6 +159,7 @@ class Checkpoints:
         states = self.states()
         for path in states[:-KEPT]:
             path.unlink(missing_ok=True)
+            path.with_suffix(".sha256").unlink(missing_ok=True)
         needed = {s["file"] for s in self.segments}
         for path in states[-KEPT:-1]:
             try:
@@ -166,7 +175,8 @@ class Checkpoints:
 
 def read_state(path: Path) -> dict[str, Any]:
     """A state file, checked for being one of this format."""
-    state = load_file(path)
+    digest = path.with_suffix(".sha256")
+    state = load_file(path, digest.read_text().strip() if digest.exists() else None)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else None
         raise CheckpointError(f"{path} has checkpoint format {found}, this version reads {FORMAT}")

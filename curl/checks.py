@@ -15,7 +15,12 @@ def whole(name: str, value: object, *, at_least: int = 1) -> int:
 
 
 def real(
-    name: str, value: object, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False
+    name: str,
+    value: object,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
 ) -> float:
     """`value` as a finite float within [low, high] ((low, high] with `open_low`)."""
     interval = f"{'(' if open_low else '['}{low:g}, {high:g}]"

@@ -76,6 +76,12 @@ def fail_on_unknown_keys(folder: Path, name: str) -> None:
             if match := re.match(r"Could not override '([^']+)'", text):
                 known = flat(OmegaConf.to_container(compose(name)))
                 text = f"unknown key {match[1]!r}{nearest(match[1], known)}"
+            elif match := re.search(r"Could not find '([^/']+)/([^']+)'", text):
+                group, name = match[1], match[2]
+                known = sorted(p.stem for p in (folder / group).glob("*.yaml"))
+                text = (
+                    f"unknown {group} {name!r}{nearest(name, known)}; there are {', '.join(known)}"
+                )
             sys.exit(refuse(text))
 
 

@@ -127,7 +127,9 @@ def seed_everything(seed: int, device: torch.device) -> torch.Generator:
 def machine() -> dict[str, str | int]:
     """What the run was made on, for its records."""
     cuda = torch.cuda.is_available()
-    name = torch.cuda.get_device_name() if cuda else torch.cpu.get_capabilities().get("cpu_name", "")
+    name = (
+        torch.cuda.get_device_name() if cuda else torch.cpu.get_capabilities().get("cpu_name", "")
+    )
     return {
         "python": sys.version.split()[0],
         "torch": str(torch.__version__),

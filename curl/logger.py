@@ -104,17 +104,18 @@ class Logger:
                 file.truncate(end)
                 raise
 
-    def evaluation(self, env_steps: int, returns: list[float], video: str = "") -> None:
+    def evaluation(self, env_steps: int, returns: list[float]) -> None:
         """Print a table row for an evaluation."""
         if not self._header_shown:
-            self.console.print(
-                Text(f"{'env steps':>10} {'return':>8} {'std':>7} {'min':>7} {'max':>7} {'min.':>7}")
+            names = (
+                f"{'env steps':>10} {'return':>8} {'std':>7} {'min':>7} {'max':>7} {'minutes':>8}"
             )
+            self.console.print(Text(names, style="bold"))
             self._header_shown = True
         mean = sum(returns) / len(returns)
         std = math.sqrt(sum((r - mean) ** 2 for r in returns) / len(returns))
         row = f"{env_steps:>10,} {mean:>8.1f} {std:>7.1f} {min(returns):>7.1f} {max(returns):>7.1f}"
-        self.console.print(Text(f"{row} {self.wall_time() / 60:>7.1f}  {video}"))
+        self.console.print(Text(f"{row} {self.wall_time() / 60:>8.1f}"))
 
     def show(self, env_steps: int, status: str) -> None:
         """Move the progress display."""

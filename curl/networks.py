@@ -86,9 +86,7 @@ class MLP(nn.Module):
 class Actor(nn.Module):
     """pi(a|s): features -> own projection -> a squashed Gaussian over actions in [-1, 1]."""
 
-    def __init__(
-        self, *, features: int, latent_dim: int, hidden_dim: int, action_dim: int
-    ) -> None:
+    def __init__(self, *, features: int, latent_dim: int, hidden_dim: int, action_dim: int) -> None:
         super().__init__()
         self.projection = Projection(features=features, latent_dim=latent_dim)
         self.policy = MLP(latent_dim, hidden_dim, 2 * action_dim)
@@ -103,9 +101,7 @@ class Actor(nn.Module):
 class Critic(nn.Module):
     """Q1 and Q2 on one projection: (features [B, F], action [B, A]) -> two [B, 1]."""
 
-    def __init__(
-        self, *, features: int, latent_dim: int, hidden_dim: int, action_dim: int
-    ) -> None:
+    def __init__(self, *, features: int, latent_dim: int, hidden_dim: int, action_dim: int) -> None:
         super().__init__()
         self.projection = Projection(features=features, latent_dim=latent_dim)
         self.q1 = MLP(latent_dim + action_dim, hidden_dim, 1)

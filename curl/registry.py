@@ -25,7 +25,9 @@ def build(base: type[T], package: str, name: str, settings: dict[str, Any]) -> T
     found = next(
         thing
         for thing in vars(module).values()
-        if inspect.isclass(thing) and issubclass(thing, base) and thing.__module__ == module.__name__
+        if inspect.isclass(thing)
+        and issubclass(thing, base)
+        and thing.__module__ == module.__name__
     )
     allowed = [p for p in inspect.signature(found).parameters if p not in ("args", "kwargs")]
     for setting in settings:

@@ -8,11 +8,10 @@ is taken up by replaying its actions.
 from __future__ import annotations
 
 import logging
-import signal
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import gymnasium as gym
@@ -21,13 +20,17 @@ import torch
 
 from curl.agents.base import Agent
 from curl.checkpoint import Checkpoints
-from curl.checks import whole
+from curl.checks import real, whole
 from curl.evaluation import evaluate
+from curl.guard import RunFailure, StopSignal, Watched, require_finite
 from curl.logger import Logger
 from curl.replay import ReplayBuffer
 
 log = logging.getLogger("curl")
 
+HUNG = 3  # exit code
+COUNTERS = ("agent_steps", "episode", "episode_steps", "episode_return", "in_episode")
+COUNTERS += ("last_return", "last_evaluation", "next_evaluation", "next_checkpoint")
 EVALUATION_SEED = 1_000_000  # evaluation episodes differ from training episodes
 
 
@@ -56,8 +59,16 @@ class Trainer:
         save_replay: bool,
         log_every: int,
         video: bool,
+        env_timeout: float,
     ) -> None:
-        self.agent, self.env, self.make_eval_env = agent, env, make_eval_env
+        self.agent, self.make_eval_env = agent, make_eval_env
+        self.env = Watched(
+            env,
+            timeout=real("env_timeout", env_timeout, low=0, open_low=True),
+            on_hang=self.leave_hanging_environment,
+        )
+        assert env.action_space.shape is not None
+        self.action_dim = env.action_space.shape[0]
         self.replay, self.logger, self.checkpoints = replay, logger, checkpoints
         self.generator, self.config = generator, config
         self.seed = whole("seed", seed, at_least=0)
@@ -77,49 +88,53 @@ class Trainer:
         self.in_episode = False
         self.last_return = float("nan")
         self.next_evaluation = self.next_checkpoint = 0
-        self.stopped_by: int | None = None
+        self.last_evaluation = -1
+        self.metrics: dict[str, Any] = {}  # the newest value of each
 
     @property
     def env_steps(self) -> int:
         return self.agent_steps * self.action_repeat
 
     def run(self) -> int | None:
-        """Train to the budget, or until a signal; returns the signal's number, or None."""
-        self.catch_signals()
+        """Train to the budget, or until a signal; returns the signal's number, or None.
+
+        Raises:
+            RunFailure: a non-finite number or a failing environment; a checkpoint was written.
+        """
+        stop = StopSignal(self.logger.console.print)
         self.resume()
         self.logger.progress.start()
-        metrics: dict[str, Any] = {}
-        mark, marked_steps = time.monotonic(), self.agent_steps
-        while self.env_steps < self.budget and self.stopped_by is None:
-            if not self.in_episode:
-                self.between_episodes()
-                if self.stopped_by is not None:
-                    break
-                self.begin_episode()
+        self.mark, self.marked_steps = time.monotonic(), self.agent_steps
+        try:
+            while self.env_steps < self.budget and stop.number is None:
+                if not self.in_episode:
+                    self.between_episodes()
+                    self.begin_episode()
+                if self.agent_steps < self.initial_steps:
+                    action = self.random_action()
+                else:
+                    action = self.agent.act(self.replay.latest(), deterministic=False)[0].cpu()
+                    self.update()  # a GPU computes it while the environment steps
+                self.step(action)
+                if self.agent_steps % max(1, self.log_every // self.action_repeat) == 0:
+                    self.log_training()
+        except RunFailure as failure:
+            raise self.failed(failure) from failure
+        self.finish(evaluate=stop.number is None)
+        return stop.number
 
-            if len(self.replay) < self.initial_steps:
-                action = self.random_action()
-            else:
-                action = self.agent.act(self.replay.latest(), deterministic=False)[0]
-                batch = self.replay.sample(self.batch_size, self.generator, self.agent.offsets)
-                metrics |= self.agent.update(batch)
-            self.step(action)
-
-            if self.agent_steps % max(1, self.log_every // self.action_repeat) == 0:
-                now = time.monotonic()
-                rate = (self.agent_steps - marked_steps) / max(now - mark, 1e-9)
-                mark, marked_steps = now, self.agent_steps
-                self.log_training(metrics, rate)
-        self.finish()
-        return self.stopped_by
+    def update(self) -> None:
+        """One update an agent step, once the buffer holds the initial steps."""
+        if len(self.replay) >= min(self.initial_steps, self.replay.capacity):
+            batch = self.replay.sample(self.batch_size, self.generator, self.agent.offsets)
+            self.metrics |= self.agent.update(batch)
 
     def step(self, action: torch.Tensor) -> None:
-        action = action.cpu()
-        frame, reward, terminated, truncated, _ = self.env.step(action.numpy())
-        self.replay.add(action, float(reward), terminated, frame)
+        frame, reward, terminated, truncated = self.env.step(action.numpy())
+        self.replay.add(action, reward, terminated, frame)
         self.agent_steps += 1
         self.episode_steps += 1
-        self.episode_return += float(reward)
+        self.episode_return += reward
         if terminated or truncated:
             self.in_episode = False
             self.last_return = self.episode_return
@@ -127,23 +142,25 @@ class Trainer:
             self.logger.write("episode", self.env_steps, self.agent_steps, values)
 
     def random_action(self) -> torch.Tensor:
-        assert self.env.action_space.shape is not None
-        size = self.env.action_space.shape[0]
-        device = self.generator.device
-        return 2 * torch.rand(size, generator=self.generator, device=device) - 1
+        uniform = torch.rand(
+            self.action_dim, generator=self.generator, device=self.generator.device
+        )
+        return (2 * uniform - 1).cpu()
 
     def begin_episode(self) -> None:
         self.episode += 1
+        frame = self.env.reset(seed=self.seed + self.episode)
         self.episode_steps, self.episode_return, self.in_episode = 0, 0.0, True
-        frame, _ = self.env.reset(seed=self.seed + self.episode)
         self.replay.begin(frame)
 
     # -- chores ----------------------------------------------------------------------------------
 
     def between_episodes(self) -> None:
         if self.env_steps >= self.next_evaluation:
+            due = self.last_evaluation != self.env_steps
             self.next_evaluation = (self.env_steps // self.eval_every + 1) * self.eval_every
-            self.evaluate()
+            if due:
+                self.evaluate()
         if self.env_steps >= self.next_checkpoint:
             self.next_checkpoint = self.env_steps - self.env_steps % self.checkpoint_every
             self.next_checkpoint += self.checkpoint_every
@@ -151,11 +168,26 @@ class Trainer:
                 self.checkpoint()
 
     def evaluate(self) -> None:
-        """Deterministic episodes in an environment of their own."""
+        """Deterministic episodes in an environment of their own; a failure is only reported."""
+        self.last_evaluation = self.env_steps
+        try:
+            returns = self.evaluation_returns()
+        except Exception as error:
+            log.warning("the evaluation at %d env steps failed: %r", self.env_steps, error)
+            return
+        values = {
+            "return_mean": float(np.mean(returns)),
+            "return_std": float(np.std(returns)),
+            "returns": [round(r, 4) for r in returns],
+        }
+        self.logger.write("evaluation", self.env_steps, self.agent_steps, values)
+        self.logger.evaluation(self.env_steps, returns)
+
+    def evaluation_returns(self) -> list[float]:
         video = self.logger.folder / "videos" / f"{self.env_steps:08d}.mp4" if self.video else None
         env = self.make_eval_env()
         try:
-            returns = evaluate(
+            return evaluate(
                 self.agent,
                 env,
                 episodes=self.eval_episodes,
@@ -167,57 +199,38 @@ class Trainer:
             )
         finally:
             env.close()
-        values = {
-            "return_mean": float(np.mean(returns)),
-            "return_std": float(np.std(returns)),
-            "returns": [round(r, 4) for r in returns],
-        }
-        self.logger.write("evaluation", self.env_steps, self.agent_steps, values)
-        self.logger.evaluation(self.env_steps, returns, str(video or ""))
 
-    def log_training(self, metrics: dict[str, Any], rate: float) -> None:
-        updates = float(rate if metrics else 0.0)
-        values = {name: float(value) for name, value in metrics.items()}
-        values |= {"updates_per_second": updates, "env_steps_per_second": rate * self.action_repeat}
-        self.logger.write("train", self.env_steps, self.agent_steps, values)
-        accuracy = values.get("contrastive_accuracy")
-        matched = "" if accuracy is None else f"  retrieval {accuracy:.0%}"
+    def log_training(self) -> None:
+        now = time.monotonic()
+        rate = (self.agent_steps - self.marked_steps) / max(now - self.mark, 1e-9)
+        self.mark, self.marked_steps = now, self.agent_steps
+        self.metrics = {name: float(value) for name, value in self.metrics.items()}
+        require_finite(self.metrics, self.env_steps)
+        updates, env_rate = rate * bool(self.metrics), rate * self.action_repeat
+        rates = {"updates_per_second": updates, "env_steps_per_second": env_rate}
+        self.logger.write("train", self.env_steps, self.agent_steps, self.metrics | rates)
         self.logger.show(
             self.env_steps,
-            f"{self.env_steps:,}/{self.budget:,}  {rate * self.action_repeat:.0f} env steps/s  "
-            f"{updates:.1f} updates/s  last return {self.last_return:.1f}{matched}",
+            f"{env_rate:.0f} env steps/s, {updates:.1f} updates/s, return {self.last_return:.0f}",
         )
 
-    def finish(self) -> None:
+    def finish(self, *, evaluate: bool) -> None:
         """A run that reached its budget is evaluated a last time; every run is checkpointed."""
-        if self.stopped_by is None and not self.evaluated_here():
+        if evaluate and self.last_evaluation != self.env_steps:
             self.evaluate()
+        self.logger.show(self.env_steps, f"return {self.last_return:.0f}")
         self.checkpoint()
-
-    def evaluated_here(self) -> bool:
-        return self.next_evaluation > self.env_steps and self.env_steps % self.eval_every == 0
 
     # -- stopping and resuming -------------------------------------------------------------------
 
-    def catch_signals(self) -> None:
-        """The first SIGINT or SIGTERM ends the run after the current step, a second one at once."""
-
-        def stop(number: int, _: FrameType | None) -> None:
-            if self.stopped_by is not None:
-                raise KeyboardInterrupt
-            self.stopped_by = number
-            self.logger.console.print("stopping after this step; once more to leave at once")
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop)
-
-    def checkpoint(self) -> Path | None:
-        names = ("agent_steps", "episode", "episode_steps", "episode_return", "in_episode")
-        names += ("next_evaluation", "next_checkpoint", "last_return")
+    def checkpoint(self, kind: str = "state") -> Path | None:
+        """Write a checkpoint; a disk that refuses it is reported, and training goes on."""
+        counters = {name: getattr(self, name) for name in COUNTERS}
         state = {
             "agent": self.agent.state(),
             "config": self.config,
-            "counters": {name: getattr(self, name) for name in names},
+            "counters": counters,
+            "metrics": {name: float(value) for name, value in self.metrics.items()},
             "replay": self.replay.counters(),
             "generator": self.generator.get_state(),
             "wall_time": self.logger.wall_time(),
@@ -225,11 +238,21 @@ class Trainer:
         frames = (self.replay.oldest(), self.replay.written) if self.save_replay else None
         try:
             return self.checkpoints.save(
-                self.env_steps, state, frames=frames, export=self.replay.export
+                self.env_steps, state, frames=frames, export=self.replay.export, kind=kind
             )
         except OSError as error:
             log.warning("no checkpoint at %d env steps: %s; going on", self.env_steps, error)
             return None
+
+    def failed(self, failure: RunFailure) -> RunFailure:
+        """Keep what there is for a diagnosis, aside from the checkpoints that a resume reads."""
+        path = self.checkpoint(kind="diagnostic")
+        return RunFailure(f"{failure} (env step {self.env_steps}); diagnostic checkpoint: {path}")
+
+    def leave_hanging_environment(self, cause: str) -> None:
+        """Called beside the hanging call: nothing can interrupt it, so the process ends."""
+        log.error("error: %s", self.failed(RunFailure(cause)))
+        os._exit(HUNG)
 
     def resume(self) -> None:
         """Go on from the run folder's newest sound checkpoint, if there is one."""
@@ -238,9 +261,13 @@ class Trainer:
             return
         state, segments = found
         self.agent.load(state["agent"])
-        for name, value in state["counters"].items():
-            setattr(self, name, value)
-        self.generator.set_state(state["generator"])
+        for name in COUNTERS:
+            setattr(self, name, state["counters"][name])
+        self.metrics = dict(state["metrics"])
+        try:
+            self.generator.set_state(state["generator"])
+        except (RuntimeError, TypeError):
+            log.warning("the checkpoint was made on another device: random numbers begin anew")
         self.logger.resume(self.env_steps, state["wall_time"])
         if segments:
             self.replay.restore(segments, state["replay"])
@@ -250,7 +277,7 @@ class Trainer:
 
     def replay_episode(self) -> bool:
         """Bring the environment back to where it was: the same seed, the same actions."""
-        frame, _ = self.env.reset(seed=self.seed + self.episode)
+        frame = self.env.reset(seed=self.seed + self.episode)
         for back in range(self.episode_steps, 0, -1):
             row = (self.replay.written - back) % self.replay.rows
             frame = self.env.step(self.replay.action[row].cpu().numpy())[0]

@@ -44,8 +44,10 @@ def named_tensors(agent: SAC) -> dict[str, Tensor]:
     names: dict[str, Tensor] = {}
 
     def add(prefix: str, module: torch.nn.Module | torch.nn.Parameter) -> None:
-        parameters = {"": module} if isinstance(module, torch.nn.Parameter) else dict(
-            module.named_parameters()
+        parameters = (
+            {"": module}
+            if isinstance(module, torch.nn.Parameter)
+            else dict(module.named_parameters())
         )
         names.update({f"{prefix}{'.' * bool(k)}{k}": v for k, v in parameters.items()})
 
@@ -118,6 +120,7 @@ def deviations(agent: SAC) -> list[dict[str, float]]:
     for update, expected in enumerate(GOLDEN["updates"]):
         agent.generator.manual_seed(expected["seed"])
         metrics = agent.learn(*golden_batch(update))
+        agent.updates += 1
         losses = {
             "train_critic/loss": "critic_loss",
             "train_actor/loss": "actor_loss",

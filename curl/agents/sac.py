@@ -8,13 +8,15 @@ What differs from the paper: nothing known; its Table 3 is `configs/agent/curl.y
 What differs from the reference code: the crop draws all offsets; the contrastive step has one
 Adam for encoder and W instead of two on one gradient (`second_encoder_step` brings the second
 back); the target and actor passes that computed the same features twice compute them once.
-`objective=None` is the matched control: SAC on crops alone.
+`objective=None` is the matched control: SAC on crops alone. `joint=True` is a variant that is
+faster and not the paper's: critic and contrastive loss in one backward pass and one Adam step.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,16 +26,11 @@ from torch.nn import functional as F
 from curl.agents.base import Agent
 from curl.augmentations.base import Augmentation
 from curl.batch import Batch, FrameStacks, Metrics
+from curl.capture import Captured
 from curl.checks import real, whole
-from curl.networks import (
-    Actor,
-    ConvTrunk,
-    Critic,
-    initialise,
-    move_average,
-    squashed_gaussian,
-)
+from curl.networks import Actor, ConvTrunk, Critic, initialise, move_average, squashed_gaussian
 from curl.objectives.base import Objective
+from curl.optimisation import adam, step
 
 
 class SAC(Agent):
@@ -69,6 +66,8 @@ class SAC(Agent):
         actor_update_every: int = 2,
         target_update_every: int = 2,
         second_encoder_step: bool = False,
+        joint: bool = False,
+        capture: bool = True,
     ) -> None:
         self.discount = real("discount", discount, low=0, high=1)
         self.critic_tau = real("critic_tau", critic_tau, low=0, high=1)
@@ -81,6 +80,7 @@ class SAC(Agent):
         self.query, self.key, self.generator = query, key, generator
         self.device, self.precision = generator.device, precision
         self.target_entropy = -float(action_dim)
+        self.joint = joint and objective is not None
         self.updates = 0
 
         sizes = {
@@ -104,15 +104,20 @@ class SAC(Agent):
         self.target_encoder = nn.ModuleList([self.target_trunk, self.target_critic.projection])
         encoder, lr = list(self.encoder.parameters()), learning_rate
         critic = [*self.trunk.parameters(), *self.critic.parameters()]
+        scorer = [] if self.objective is None else list(self.objective.parameters())
         self.optimizers = {
-            "critic": adam(critic, lr),
+            "critic": adam([*critic, *scorer] if self.joint else critic, lr),
             "actor": adam(self.actor.parameters(), lr),
             "alpha": adam([self.log_alpha], alpha_learning_rate, beta1=alpha_beta1),
         }
-        if self.objective is not None:
-            self.optimizers["contrast"] = adam([*encoder, *self.objective.parameters()], lr)
+        if self.objective is not None and not self.joint:
+            self.optimizers["contrast"] = adam([*encoder, *scorer], lr)
             if second_encoder_step:
                 self.optimizers["encoder"] = adam(encoder, lr)
+        self._captured: Captured | None = None
+        if capture and self.device.type == "cuda":
+            period = math.lcm(self.actor_update_every, self.target_update_every)
+            self._captured = Captured(self.learn, period=period, generator=generator)
 
     # -- acting ----------------------------------------------------------------------------------
 
@@ -133,7 +138,10 @@ class SAC(Agent):
         key = None
         if self.objective is not None:
             key = self.key(batch.obs, self.generator)
-        return self.learn(obs, batch.action, batch.reward, batch.terminated, next_obs, key)
+        views = (obs, batch.action, batch.reward, batch.terminated, next_obs, key)
+        metrics = self._captured(self.updates, *views) if self._captured else self.learn(*views)
+        self.updates += 1
+        return metrics
 
     def learn(
         self,
@@ -144,39 +152,72 @@ class SAC(Agent):
         next_obs: Tensor,
         key: Tensor | None,
     ) -> Metrics:
-        """One update, in the reference's order. Views are [B, C, size, size]."""
-        metrics = self.update_critic(obs, action, reward, terminated, next_obs)
-        # Neither the actor's step nor the averages touch the trunk: one pass serves both losses.
-        features = self._features(obs, train=self.objective is not None)
+        """Update number `self.updates`, in the reference's order; views are [B, C, size, size]."""
+        y = self.bootstrapped_target(reward, terminated, next_obs)
+        if self.joint and key is not None:
+            features = self._features(obs)
+            metrics = self.update_critic_and_contrast(features, action, y, key)
+        else:
+            metrics = self.update_critic(self._features(obs), action, y)
+            # Neither the actor's step nor the averages touch the trunk: one pass for both losses.
+            with torch.set_grad_enabled(key is not None):
+                features = self._features(obs)
         if self.updates % self.actor_update_every == 0:
             metrics |= self.update_actor_and_alpha(features.detach())
         if self.updates % self.target_update_every == 0:
             self.update_targets()
-        if key is not None:
+        if not self.joint and key is not None:
             metrics |= self.update_contrast(features, key)
-        self.updates += 1
-        return metrics
+        return metrics | {"batch_reward": reward.mean()}
 
-    def update_critic(
-        self, obs: Tensor, action: Tensor, reward: Tensor, terminated: Tensor, next_obs: Tensor
-    ) -> Metrics:
+    @torch.no_grad()
+    def bootstrapped_target(self, reward: Tensor, terminated: Tensor, next_obs: Tensor) -> Tensor:
         """y = r + gamma (1 - d) (min_i Q'_i(s', a') - alpha log pi(a'|s')), a' ~ pi(.|s')."""
-        with torch.no_grad(), self._autocast():
+        with self._autocast():
             next_action, next_log_pi = self._policy(self.trunk(next_obs))
             next_latent = self.target_critic.projection(self.target_trunk(next_obs))
             next_q = torch.minimum(*self.target_critic(next_latent, next_action))
-            next_v = next_q - self.log_alpha.exp() * next_log_pi
-            y = reward + self.discount * (~terminated).float() * next_v
+        next_v = next_q - self.log_alpha.exp() * next_log_pi
+        return reward + self.discount * (~terminated).float() * next_v
+
+    def critic_loss(self, features: Tensor, action: Tensor, y: Tensor) -> tuple[Tensor, Metrics]:
+        """sum_i E[(Q_i(s, a) - y)^2]"""
         with self._autocast():
-            q1, q2 = self.critic(self.critic.projection(self.trunk(obs)), action)
+            q1, q2 = self.critic(self.critic.projection(features), action)
         loss = F.mse_loss(q1, y) + F.mse_loss(q2, y)
-        norm = step(loss, self.optimizers["critic"])
-        return {
-            "critic_loss": loss.detach(),
-            "critic_grad_norm": norm,
-            "q_mean": q1.detach().mean(),
-            "batch_reward": reward.mean(),
-        }
+        return loss, {"critic_loss": loss.detach(), "q_mean": q1.detach().mean()}
+
+    def contrastive_loss(self, features: Tensor, key: Tensor) -> tuple[Tensor, Metrics]:
+        """q = f_q(query view), with the critic's own crop; k = f_k(key view), without gradient."""
+        assert self.objective is not None
+        with torch.no_grad(), self._autocast():
+            k = self.target_critic.projection(self.target_trunk(key))
+        with self._autocast():
+            q = self.critic.projection(features)
+        loss, metrics = self.objective(q, k)
+        named = {f"contrastive_{name}": value for name, value in metrics.items()}
+        return loss, {"contrastive_loss": loss.detach(), **named}
+
+    def update_critic(self, features: Tensor, action: Tensor, y: Tensor) -> Metrics:
+        """One Adam step of the query encoder, Q1 and Q2 on the critic's loss."""
+        loss, metrics = self.critic_loss(features, action, y)
+        return metrics | {"critic_grad_norm": step(loss, self.optimizers["critic"])}
+
+    def update_contrast(self, features: Tensor, key: Tensor) -> Metrics:
+        """One Adam step of the query encoder and the objective (two, if asked, of the encoder)."""
+        loss, metrics = self.contrastive_loss(features, key)
+        names = [name for name in ("contrast", "encoder") if name in self.optimizers]
+        norm = step(loss, *(self.optimizers[name] for name in names))
+        return metrics | {"contrastive_grad_norm": norm}
+
+    def update_critic_and_contrast(
+        self, features: Tensor, action: Tensor, y: Tensor, key: Tensor
+    ) -> Metrics:
+        """The `joint` variant: both losses, equally weighted, in one backward pass and step."""
+        critic_loss, metrics = self.critic_loss(features, action, y)
+        contrastive_loss, contrastive = self.contrastive_loss(features, key)
+        norm = step(critic_loss + contrastive_loss, self.optimizers["critic"])
+        return metrics | contrastive | {"critic_grad_norm": norm}
 
     def update_actor_and_alpha(self, features: Tensor) -> Metrics:
         """Actor: E[alpha log pi - min_i Q_i]; temperature: E[alpha (-log pi - H)], H = -|A|.
@@ -213,18 +254,6 @@ class SAC(Agent):
         for target, source, tau in pairs:
             move_average(target.parameters(), source.parameters(), tau)
 
-    def update_contrast(self, features: Tensor, key: Tensor) -> Metrics:
-        """q = f_q(query view), with the critic's own crop; k = f_k(key view), without gradient."""
-        assert self.objective is not None
-        with torch.no_grad(), self._autocast():
-            k = self.target_critic.projection(self.target_trunk(key))
-        with self._autocast():
-            q = self.critic.projection(features)
-        loss, metrics = self.objective(q, k)
-        norm = step(loss, *(o for n, o in self.optimizers.items() if n in ("contrast", "encoder")))
-        measured = {f"contrastive_{name}": value for name, value in metrics.items()}
-        return {"contrastive_loss": loss.detach(), "contrastive_grad_norm": norm, **measured}
-
     # -- saving ----------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
@@ -244,6 +273,8 @@ class SAC(Agent):
             with torch.no_grad():
                 self.log_alpha.copy_(state["log_alpha"])
             self.updates = int(state["updates"])
+            if self._captured is not None:
+                self._captured.forget()
         except (KeyError, RuntimeError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"the saved agent does not fit this one: {reason}") from None
@@ -254,8 +285,8 @@ class SAC(Agent):
 
     # -- small parts -----------------------------------------------------------------------------
 
-    def _features(self, obs: Tensor, *, train: bool) -> Tensor:
-        with torch.set_grad_enabled(train), self._autocast():
+    def _features(self, obs: Tensor) -> Tensor:
+        with self._autocast():
             return self.trunk(obs)
 
     def _policy(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -268,24 +299,3 @@ class SAC(Agent):
     def _autocast(self) -> torch.autocast:
         enabled = self.precision != torch.float32
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
-
-
-def adam(parameters: Iterable[Tensor], lr: float, beta1: float = 0.9) -> torch.optim.Adam:
-    """Adam with betas (`beta1`, 0.999), in one fused kernel."""
-    return torch.optim.Adam(list(parameters), lr=lr, betas=(beta1, 0.999), fused=True)
-
-
-def step(loss: Tensor, *optimizers: torch.optim.Optimizer) -> Tensor:
-    """One step of each optimiser on the gradient of `loss`; returns the gradient's norm.
-
-    Only the optimisers' own parameters are differentiated: an actor loss that passes through the
-    critic costs no gradient of the critic's weights.
-    """
-    parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
-    parameters = list(dict.fromkeys(parameters))
-    gradients = torch.autograd.grad(loss, parameters)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    for optimizer in optimizers:
-        optimizer.step()
-    return torch.nn.utils.get_total_norm(gradients)

@@ -1,0 +1,268 @@
+"""Ours against plain, in one process: `python -m benchmarks.speed [--quick] [--json FILE]`.
+
+Both sides take turns, so every ratio is between neighbours in time. How to read the numbers:
+benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from rich.console import Console
+
+from benchmarks.contenders import (
+    ACTION_REPEAT,
+    TASK,
+    VARIANTS,
+    Contender,
+    Loop,
+    Sizes,
+    Steps,
+    build,
+    headline,
+    peak_memory,
+    replay_bytes,
+    variants,
+)
+from benchmarks.floor import Machine, floor, measure_machine
+from benchmarks.tables import RATIOS, show
+from benchmarks.timing import Timing, interleave, ratio
+from curl.cli import exits_with_one_line
+from curl.hardware import OpenGLError, choose_device, choose_opengl, machine, renders_in_software
+
+OTHER_SHADOWS = "plain, model's shadows"
+
+MakeEnv = Callable[[int | None], gym.Env[Any, Any]]
+"""Shadow map size (None: the model's own) -> an environment."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure, and for how long."""
+
+    device: torch.device
+    batches: tuple[int, ...] = (128, 512)
+    variants: tuple[str, ...] = ()
+    """Names from `VARIANTS` besides `train.py`'s choice."""
+    sizes: Sizes = field(default_factory=Sizes)
+    seconds: float = 45.0
+    """Of updates, and of whole runs, a batch size; everything else takes a tenth of it."""
+    rounds: tuple[int, int] = (5, 30)
+    make_env: MakeEnv | None = None
+    software: bool = True
+    """Whether the CPU renders: ours then draws a smaller shadow map."""
+    other_shadows: bool = True
+    """Time also a whole run of plain with the model's own shadow map."""
+    memory: bool = True
+    gemm: tuple[int, int] = (2048, 256)
+    """Edge of the matrix product and mebibytes of the copy that measure the machine."""
+
+
+class Report:
+    """Collects measurements; `values` is what goes into the JSON file."""
+
+    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
+        self.settings, self.say = settings, say
+        self.main = headline(settings.device)
+        about = machine()
+        self.values: dict[str, Any] = {
+            "device": f"{settings.device.type}: {about['processor'] or platform.processor()}",
+            "torch_version": about["torch"],
+            "python_version": about["python"],
+            "threads": about["threads"],
+            "precision": self.main.split()[0],
+            "variant": self.main,
+            "batch": settings.batches[0],
+            **{f"{what}_speedup": None for what in RATIOS},
+            "run_speedup_other_shadows": None,
+            "environment": None,
+            "measurements": [],
+            "speedups": [],
+            "floor": [],
+            "memory": [],
+        }
+
+    def time(
+        self,
+        what: str,
+        functions: dict[str, Callable[[], object]],
+        *,
+        share: float = 0.1,
+        batch: int | None = None,
+        period: int = 1,
+    ) -> dict[str, Timing]:
+        """Interleave `functions` for a `share` of the settings' seconds, and record them."""
+        self.say(f"{what}{f', batch {batch}' if batch else ''}: {', '.join(functions)}")
+        settings = self.settings
+        timings = interleave(
+            functions,
+            device=settings.device,
+            seconds=share * settings.seconds,
+            rounds=settings.rounds,
+            period=period,
+        )
+        for name, timing in timings.items():
+            row = {"what": what, "batch": batch, "contender": name, **timing.summary()}
+            if what == "run":
+                row["env_steps_per_second"] = ACTION_REPEAT / timing.median
+            self.values["measurements"].append(row)
+        slow = [name for name in timings if name.startswith("plain")]
+        for fast in (name for name in timings if name not in slow):
+            for name in slow:
+                key = {"what": what, "batch": batch, "contender": fast, "against": name}
+                self.values["speedups"].append(key | ratio(timings[name], timings[fast]))
+        return timings
+
+    def headlines(self) -> None:
+        """The ratios of `train.py`'s own variant at the first batch size, by name."""
+        for row in self.values["speedups"]:
+            mine = row["contender"] in (self.main, "ours")
+            if mine and row["batch"] in (None, self.settings.batches[0]):
+                other = row["against"] == OTHER_SHADOWS
+                self.values[f"{row['what']}_speedup{'_other_shadows' * other}"] = row["median"]
+
+
+def measure(settings: Settings, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Measure everything; the values of the JSON file."""
+    report = Report(settings, say)
+    device, sizes = settings.device, settings.sizes
+    say("arithmetic and bandwidth of this machine")
+    best = measure_machine(device, edge=settings.gemm[0], mebibytes=settings.gemm[1])
+    report.values["machine"] = {
+        "float32_tflops": best.flops[torch.float32] / 1e12,
+        "bfloat16_tflops": best.flops[torch.bfloat16] / 1e12,
+        "copy_gb_per_s": best.bandwidth / 1e9,
+    }
+    names = ["plain", *dict.fromkeys((*settings.variants, report.main))]
+    contenders = {name: build(name, sizes, device) for name in names}
+    for batch in settings.batches:
+        learning(report, contenders, batch, best)
+    report.time("act", {n: c.act for n, c in contenders.items()})
+    if settings.make_env is not None:
+        acting(report, contenders, settings.make_env)
+    if settings.memory:
+        for batch in settings.batches:
+            for name in ("plain", report.main):
+                say(f"memory, batch {batch}: {name}")
+                peak = peak_memory(name, batch, sizes, device)
+                report.values["memory"].append({"batch": batch, "contender": name, **peak})
+    stored = replay_bytes(sizes)
+    report.values["replay_bytes_100k"] = stored["ours"]
+    report.values["replay_bytes_100k_plain"] = stored["plain"]
+    report.headlines()
+    return report.values
+
+
+def learning(report: Report, contenders: dict[str, Contender], batch: int, best: Machine) -> None:
+    """Updates with sampling, sampling with its crops alone, and the floor of an update."""
+    updates = {n: calls(c.update, batch) for n, c in contenders.items()}
+    timings = report.time("update", updates, share=1, batch=batch, period=2)
+    samples = {n: calls(c.sample, batch) for n, c in contenders.items()}
+    report.time("sample", samples, batch=batch)
+    for name, timing in timings.items():
+        if name != "plain":
+            dtype = VARIANTS[name]["precision"]
+            row = floor(best, report.settings.sizes.shapes, batch, dtype)
+            row["time_over_floor"] = 1000 * timing.median / row["floor_ms"]
+            report.values["floor"].append({"batch": batch, "contender": name, **row})
+
+
+def acting(report: Report, contenders: dict[str, Contender], make_env: MakeEnv) -> None:
+    """Environment steps, rendering alone, and whole runs."""
+    settings = report.settings
+    shadows = 256 if settings.software else None
+    report.values["environment"] = {
+        "task": TASK,
+        "action_repeat": ACTION_REPEAT,
+        "render_size": settings.sizes.frame,
+        "drawn_by": "CPU" if settings.software else "GPU",
+        "shadow_size": {"ours": shadows, "plain": None, "plain in runs": shadows},
+    }
+    with contextlib.ExitStack() as stack:
+
+        def fresh(shadow_size: int | None) -> gym.Env[Any, Any]:
+            env = make_env(shadow_size)
+            stack.callback(env.close)
+            return env
+
+        both = {"plain": fresh(None), "ours": fresh(shadows)}
+        report.time("step", {n: Steps(env) for n, env in both.items()})
+        report.time("render", {n: env.unwrapped.render for n, env in both.items()})
+        runs = {name: (contender, shadows) for name, contender in contenders.items()}
+        if settings.other_shadows and settings.software:
+            again = build("plain", settings.sizes, settings.device)
+            runs[OTHER_SHADOWS] = (again, None)
+        envs = {name: fresh(shadow_size) for name, (_, shadow_size) in runs.items()}
+        for batch in settings.batches:
+            loops = {name: Loop(c, envs[name], batch) for name, (c, _) in runs.items()}
+            report.time("run", loops, share=1, batch=batch, period=2)
+
+
+def calls(function: Callable[[int], object], batch: int) -> Callable[[], object]:
+    return lambda: function(batch)
+
+
+def command_line() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="under a minute: few rounds of 128")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    parser.add_argument("--batch", type=int, nargs="+", help="batch sizes; default: 128 512")
+    parser.add_argument("--variants", nargs="*", choices=VARIANTS, help="of ours; default: all")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
+    arguments = parser.parse_args()
+    if arguments.json is not None and not arguments.json.resolve().parent.is_dir():
+        parser.error(f"--json: there is no folder {arguments.json.resolve().parent}")
+    return arguments
+
+
+def run(arguments: argparse.Namespace) -> int:
+    console = Console(stderr=True)
+    logging.getLogger("curl").setLevel(logging.WARNING)  # one line a replay buffer is too many
+    device = choose_device(arguments.device)
+    names = variants(device) if arguments.variants is None else arguments.variants
+    if arguments.quick and arguments.variants is None:
+        names = ["float32"]
+    for name in VARIANTS:
+        if name in (arguments.variants or VARIANTS) and name not in variants(device):
+            console.print(f"skipped: {name} (SAC lacks its keyword, or {device} its precision)")
+    options: dict[str, Any] = {}
+    try:
+        backend = choose_opengl("auto", device)
+        options["software"] = renders_in_software(backend, device)
+        options["make_env"] = cartpole
+    except OpenGLError as error:
+        console.print(f"without environments: {error}")
+    if arguments.quick:
+        options |= {"seconds": 8.0, "rounds": (3, 20), "other_shadows": False}
+    settings = Settings(
+        device=device,
+        batches=tuple(arguments.batch or ([128] if arguments.quick else [128, 512])),
+        variants=tuple(name for name in names if name in variants(device)),
+        sizes=Sizes(transitions=1000 if arguments.quick else 2000),
+        **options,
+    )
+    values = measure(settings, console.print)
+    show(values, Console())
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(values, indent=1) + "\n")
+    return 0
+
+
+def cartpole(shadow_size: int | None) -> gym.Env[Any, Any]:
+    from curl.environment import make_env  # imports MuJoCo, which wants its backend chosen
+
+    return make_env(env_id=TASK, action_repeat=ACTION_REPEAT, shadow_size=shadow_size)
+
+
+if __name__ == "__main__":
+    raise SystemExit(exits_with_one_line(run, command_line()))

@@ -1,0 +1,162 @@
+"""Run folders on disk -> evaluations, from `config.yaml` and `metrics.jsonl` and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from curl.checks import choice, whole
+
+METRICS, CONFIG = "metrics.jsonl", "config.yaml"
+
+# What a run may change without becoming another experiment.
+BOOKKEEPING = ("seed", "label", "run_dir", "env_steps", "eval_every", "eval_episodes", "video")
+BOOKKEEPING += ("checkpoint_every", "save_replay", "log_every", "threads", "device", "opengl")
+BOOKKEEPING += ("logger", "used")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training run.
+
+    Attributes:
+        name: the folder without the machine's part of the path, as reports call it.
+        config: nested plain values, as train.py saved them.
+        steps: int64 [E], env steps of its evaluations, ascending.
+        returns: float64 [E], mean undiscounted return of each evaluation.
+        episodes: int64 [E], episodes of each evaluation.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    steps: np.ndarray
+    returns: np.ndarray
+    episodes: np.ndarray
+
+    @property
+    def seed(self) -> int:
+        return whole(f"seed of {self.name}", self.setting("seed"), at_least=0)
+
+    @property
+    def action_repeat(self) -> int:
+        return whole(f"task.action_repeat of {self.name}", self.setting("task.action_repeat"))
+
+    @property
+    def budget(self) -> int:
+        """Env steps at which it ends, whole agent steps."""
+        steps = whole(f"env_steps of {self.name}", self.setting("env_steps"))
+        return -(-steps // self.action_repeat) * self.action_repeat
+
+    @property
+    def reached(self) -> int:
+        """Env steps of its last evaluation; -1 before the first."""
+        return int(self.steps[-1]) if len(self.steps) else -1
+
+    def setting(self, key: str) -> Any:
+        """The value of a dotted key of the configuration; ValueError where there is none."""
+        value: Any = self.config
+        for part in key.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                choice(f"key of {self.name}/{CONFIG}", key, flat(self.config))
+            value = value[part]
+        if isinstance(value, Mapping):
+            inside = ", ".join(f"{key}.{k}" for k in value)
+            raise ValueError(f"{key} is a group of settings; give one of {inside}")
+        return value
+
+    def settings(self) -> dict[str, Any]:
+        """Dotted key -> value of everything that makes the experiment what it is."""
+        return {k: v for k, v in flat(self.config).items() if k.split(".")[0] not in BOOKKEEPING}
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings -> dotted key -> value."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= (
+            flat(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{key}": value}
+        )
+    return found
+
+
+def find_runs(paths: Sequence[Path]) -> list[Run]:
+    """All runs in or below `paths`: folders that hold a metrics.jsonl, each once, sorted.
+
+    Raises:
+        ValueError: a path with no run in it, or files that are no run's.
+    """
+    folders: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        below = {folder.resolve(): folder for folder in _folders(path)}
+        if not below:
+            raise ValueError(f"no run in {path}: no {METRICS} there or below")
+        folders = below | folders
+    if not folders:
+        raise ValueError("no run folders given")
+    found = sorted(folders)
+    shared = Path(os.path.commonpath([folder.parent for folder in found]))
+    here = Path.cwd()
+    base = here if shared.is_relative_to(here) else shared
+    return [read_run(folder, folder.relative_to(base).as_posix()) for folder in found]
+
+
+def _folders(top: Path) -> Iterator[Path]:
+    for folder, inside, files in os.walk(top):
+        if METRICS in files:
+            inside.clear()
+            yield Path(folder)
+
+
+def read_run(folder: Path, name: str) -> Run:
+    """Read one run folder; ValueError in one line about whatever is no run's."""
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{name} has {METRICS} but no {CONFIG}")
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}/{CONFIG} is no YAML: {error}") from error
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{name}/{CONFIG} holds no settings")
+    found = _evaluations(folder / METRICS, name)
+    steps = sorted(found)
+    returns = np.array([np.mean(found[step]) for step in steps], dtype=np.float64)
+    if not np.isfinite(returns).all():
+        bad = steps[int(np.flatnonzero(~np.isfinite(returns))[0])]
+        raise ValueError(
+            f"{name}: the return at {bad:,} env steps is not finite; leave that run out"
+        )
+    return Run(
+        name=name,
+        config=config,
+        steps=np.array(steps, dtype=np.int64),
+        returns=returns,
+        episodes=np.array([len(found[step]) for step in steps], dtype=np.int64),
+    )
+
+
+def _evaluations(path: Path, name: str) -> dict[int, list[float]]:
+    """Env steps -> returns. A step evaluated twice (a resumed run) counts once, the later time."""
+    found: dict[int, list[float]] = {}
+    lines = path.read_text(errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            if row["kind"] == "evaluation":
+                returns = [float(value) for value in row["returns"]]
+                if not returns:
+                    raise ValueError("no returns")
+                found[int(row["env_steps"])] = returns
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):
+                break  # half a line: the run is writing it, or died while it did
+            raise ValueError(f"{name}/{METRICS}, line {number} is no metrics row") from error
+    return found

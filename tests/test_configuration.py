@@ -1,0 +1,154 @@
+"""Configuration: every YAML composes, the defaults are the paper's, every knob is commented."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+import shimmy  # noqa: F401  registers dm_control's tasks
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from curl.agents.base import Agent
+from curl.agents.sac import SAC
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+GROUPS = ("task", "agent", "augmentation", "objective", "experiment")
+FILES = [(group, path) for group in GROUPS for path in sorted(CONFIGS.glob(f"{group}/*.yaml"))]
+CHOICES = [(group, path.stem) for group, path in FILES]
+
+
+@functools.cache
+def composed(*overrides: str) -> dict[str, Any]:
+    """The configuration that `python train.py <overrides>` runs with; unresolvable ones raise."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)
+    assert isinstance(config, dict)
+    return config
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_choice_composes(group: str, name: str) -> None:
+    """Nothing stays open, no key is added, and a choice is named as its file is."""
+    config = composed(f"{group}={name}")
+    assert "???" not in str(config) and "${" not in str(config)
+    assert config.keys() == composed().keys()
+    if group != "experiment":
+        assert name == config[group].get("label", config[group].get("name"))
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [choice for choice in CHOICES if choice[0] not in ("task", "experiment")]
+)
+def test_every_choice_builds_an_agent(group: str, name: str) -> None:
+    """With train.py's own function; networks are made small where they can be, for speed."""
+    spec = importlib.util.spec_from_file_location("train", CONFIGS.parent / "train.py")
+    assert spec is not None and spec.loader is not None
+    train = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(train)
+    config = composed(f"{group}={name}")
+    small = {size: 8 for size in ("hidden_dim", "latent_dim") if size in config["agent"]}
+    config = config | {"agent": config["agent"] | small}
+    agent = train.build_agent(config, action_dim=2, generator=torch.Generator())
+    assert isinstance(agent, Agent)
+
+
+def test_label_and_folder_name_the_run() -> None:
+    config = composed("task=walker_walk", "objective=none", "augmentation=crop_reference", "seed=7")
+    assert config["label"] == "curl-crop_reference-none"
+    assert config["run_dir"] == "runs/walker_walk/curl-crop_reference-none/seed_7"
+    assert composed()["run_dir"] == "runs/cartpole_swingup/curl-crop-infonce/seed_1"
+
+
+@pytest.mark.parametrize(
+    ("task", "action_repeat", "learning_rate"),
+    [
+        ("finger_spin", 2, 1e-3),
+        ("cartpole_swingup", 8, 1e-3),
+        ("reacher_easy", 4, 1e-3),
+        ("cheetah_run", 4, 2e-4),
+        ("walker_walk", 2, 1e-3),
+        ("ball_in_cup_catch", 4, 1e-3),
+    ],
+)
+def test_the_six_tasks_have_the_papers_settings(
+    task: str, action_repeat: int, learning_rate: float
+) -> None:
+    config = composed(f"task={task}")
+    domain, name = task.rsplit("_", 1)
+    assert config["task"]["env_id"] == f"dm_control/{domain}-{name}-v0"
+    assert config["task"]["action_repeat"] == action_repeat
+    assert config["agent"]["learning_rate"] == learning_rate
+
+
+def test_defaults_are_table_3() -> None:
+    config = composed()
+    agent = {k: v for k, v in config["agent"].items() if k not in ("name", "label")}
+    assert agent == {
+        "discount": 0.99,
+        "hidden_dim": 1024,
+        "latent_dim": 50,
+        "learning_rate": 1e-3,
+        "alpha_learning_rate": 1e-4,
+        "alpha_beta1": 0.5,
+        "initial_temperature": 0.1,
+        "critic_tau": 0.01,
+        "encoder_tau": 0.05,
+        "actor_update_every": 2,
+        "target_update_every": 2,
+        "second_encoder_step": False,
+    }
+    run = {
+        "initial_steps": 1000,
+        "batch_size": 512,
+        "frame_stack": 3,
+        "render_size": 100,
+        "eval_episodes": 10,
+    }
+    assert {name: config[name] for name in run} == run
+    assert config["replay"]["capacity"] == 100_000
+    assert config["augmentation"]["query"] == config["augmentation"]["key"]
+    assert config["augmentation"]["query"] == {"name": "crop", "size": 84}
+    assert config["objective"] == {"name": "infonce"}
+
+
+def test_the_reference_preset_differs_in_its_second_step_alone() -> None:
+    paper, reference = composed()["agent"], composed("agent=curl_reference")["agent"]
+    differing = {name for name in paper if paper[name] != reference[name]}
+    assert differing == {"label", "second_encoder_step"}
+    assert reference["second_encoder_step"] is True
+
+
+def test_defaults_in_code_do_not_disagree() -> None:
+    config = composed()["agent"]
+    for name, parameter in inspect.signature(SAC).parameters.items():
+        if name in config and parameter.default is not inspect.Parameter.empty:
+            assert parameter.default == config[name], name
+
+
+@pytest.mark.parametrize("task", [name for group, name in CHOICES if group == "task"])
+def test_every_task_is_registered(task: str) -> None:
+    """A key that nothing reads would be a misspelt one."""
+    config = composed(f"task={task}")["task"]
+    gym.spec(config["env_id"])
+    assert isinstance(config["action_repeat"], int) and config["action_repeat"] >= 1
+    assert config.keys() <= {"name", "env_id", "action_repeat", "learning_rate", "camera"}
+
+
+@pytest.mark.parametrize(
+    "path", [CONFIGS / "train.yaml", *sorted(CONFIGS.glob("agent/*.yaml"))], ids=lambda p: p.stem
+)
+def test_every_knob_has_a_comment(path: Path) -> None:
+    """Names and labels are no knobs, nor is what train.yaml tells Hydra."""
+    knobs = path.read_text().split("\nhydra:")[0]
+    for line in knobs.splitlines():
+        found = re.match(r"\s*(\w+): +[^#\s]", line)
+        if found and found[1] not in ("name", "label"):
+            assert re.search(r"\s# \S", line), f"{path.name}: {line}"

@@ -1,0 +1,173 @@
+"""Logger: JSON lines on disk, whole or not at all, and none twice after a resumption."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from curl.logger import Logger
+
+
+@pytest.fixture
+def printed() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def logger(tmp_path: Path, printed: io.StringIO) -> Iterator[Logger]:
+    logger = make_logger(tmp_path, printed)
+    yield logger
+    logger.close()
+
+
+def make_logger(folder: Path, printed: io.StringIO) -> Logger:
+    console = Console(file=printed, width=120)
+    return Logger(folder=folder, wandb="disabled", budget=1000, console=console)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """All rows; a line that is no strict JSON (a bare NaN, say) fails."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    text = (folder / "metrics.jsonl").read_text()
+    assert text == "" or text.endswith("\n")
+    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+
+@contextlib.contextmanager
+def disk_full_after(size: int) -> Iterator[None]:
+    """No file of this process grows beyond `size` bytes: a write that crosses it is cut off."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+def test_a_row_says_what_when_and_its_values(logger: Logger, tmp_path: Path) -> None:
+    logger.write("train", 800, 100, {"critic_loss": torch.tensor(0.25), "updates": 3})
+    logger.write("evaluation", 800, 100, {"return_mean": 2.5, "returns": [2.0, 3.0]})
+    train, evaluation = rows(tmp_path)
+    assert list(train)[:4] == ["kind", "env_steps", "agent_steps", "wall_time"]
+    assert 0 <= train.pop("wall_time") < 60
+    assert train == {
+        "kind": "train",
+        "env_steps": 800,
+        "agent_steps": 100,
+        "critic_loss": 0.25,
+        "updates": 3,
+    }
+    assert evaluation["kind"] == "evaluation"
+    assert (evaluation["return_mean"], evaluation["returns"]) == (2.5, [2.0, 3.0])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")], ids=str)
+def test_what_json_cannot_hold_is_spelt_out(logger: Logger, tmp_path: Path, value: float) -> None:
+    logger.write("train", 1, 1, {"loss": value, "norm": torch.tensor(value)})
+    assert (rows(tmp_path)[0]["loss"], rows(tmp_path)[0]["norm"]) == (str(value), str(value))
+
+
+@pytest.mark.parametrize("value", [1.2345678e-9, 0.12345678, 12345.678, 9.8765432e11])
+def test_values_keep_six_digits_whatever_their_size(
+    logger: Logger, tmp_path: Path, value: float
+) -> None:
+    """A solved objective's loss is tiny, and not 0."""
+    logger.write("train", 1, 1, {"contrastive_loss": value})
+    assert rows(tmp_path)[0]["contrastive_loss"] == pytest.approx(value, rel=1e-5)
+
+
+def test_unknown_wandb_modes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="did you mean 'offline'"):
+        Logger(folder=tmp_path, wandb="ofline", budget=1)
+
+
+# -- resuming --------------------------------------------------------------------------------------
+
+
+def test_resuming_drops_later_rows_and_half_lines(
+    logger: Logger, tmp_path: Path, printed: io.StringIO
+) -> None:
+    for steps in (100, 200, 300, 400):
+        logger.write("train", steps, steps // 2, {"loss": 1.0})
+    with logger.path.open("a") as file:
+        file.write('{"kind": "train", "env_st')
+    again = make_logger(tmp_path, printed)
+    again.resume(env_steps=200, wall_time=50.0)
+    assert [row["env_steps"] for row in rows(tmp_path)] == [100, 200]
+    again.write("train", 300, 150, {"loss": 2.0})
+    again.close()
+    assert [row["env_steps"] for row in rows(tmp_path)] == [100, 200, 300]
+    assert rows(tmp_path)[2]["loss"] == 2.0
+    assert rows(tmp_path)[2]["wall_time"] >= 50.0
+
+
+@pytest.mark.parametrize("line", ["", "[1, 2]", "7", '"text"', '{"kind": "train"}', "\xff\x00{"])
+def test_resuming_drops_lines_that_are_no_rows(logger: Logger, tmp_path: Path, line: str) -> None:
+    logger.write("train", 100, 50, {})
+    with logger.path.open("ab") as file:
+        file.write(line.encode("latin-1") + b"\n")
+    logger.write("train", 200, 100, {})
+    logger.resume(env_steps=1000, wall_time=0.0)
+    assert [row["env_steps"] for row in rows(tmp_path)] == [100, 200]
+
+
+def test_resuming_an_empty_folder_is_no_error(logger: Logger, tmp_path: Path) -> None:
+    logger.resume(env_steps=0, wall_time=3.0)
+    assert not logger.path.exists()
+    assert logger.wall_time() >= 3.0
+
+
+# -- a failing disk --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("room", [0, 1, 40])
+def test_a_full_disk_leaves_no_half_line(
+    logger: Logger, tmp_path: Path, caplog: pytest.LogCaptureFixture, room: int
+) -> None:
+    """With room for none or some of a row, training goes on, warned once, and later rows follow."""
+    caplog.set_level(logging.WARNING, "curl")
+    logger.write("train", 100, 50, {"loss": 1.0})
+    with disk_full_after(logger.path.stat().st_size + room):
+        logger.write("train", 200, 100, {"loss": 1.0})
+        logger.write("train", 300, 150, {"loss": 1.0})
+    assert [row["env_steps"] for row in rows(tmp_path)] == [100]
+    assert caplog.text.count("metrics cannot be written") == 1
+    logger.write("train", 400, 200, {"loss": 1.0})
+    assert [row["env_steps"] for row in rows(tmp_path)] == [100, 400]
+
+
+def test_a_folder_that_went_away_does_not_stop_training(
+    logger: Logger, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "curl")
+    logger.path = tmp_path / "gone" / "metrics.jsonl"
+    logger.write("train", 100, 50, {"loss": 1.0})
+    assert "metrics cannot be written" in caplog.text
+
+
+# -- the console -----------------------------------------------------------------------------------
+
+
+def test_evaluations_make_a_table(logger: Logger, printed: io.StringIO) -> None:
+    logger.evaluation(0, [1.0, 3.0])
+    logger.evaluation(10_000, [250.0, 350.0])
+    header, first, second = printed.getvalue().splitlines()
+    assert header.split()[:2] == ["env", "steps"]
+    assert first.split()[:5] == ["0", "2.0", "1.0", "1.0", "3.0"]
+    assert second.split()[:5] == ["10,000", "300.0", "50.0", "250.0", "350.0"]

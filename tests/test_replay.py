@@ -1,0 +1,295 @@
+"""Replay: every frame carries its own number, so a mis-indexed one is a wrong integer.
+
+`Recording` is the oracle: it keeps what went into a buffer in plain lists.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+from torch import Tensor
+
+from curl import replay
+from curl.batch import FrameStacks
+from curl.replay import ReplayBuffer
+
+EDGE = 8
+LENGTHS = st.lists(st.integers(0, 12), min_size=1, max_size=40)  # agent steps an episode
+CAPACITIES, STACKS = st.integers(1, 40), st.integers(1, 4)
+
+fuzz = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+
+
+def frame(number: int) -> np.ndarray:
+    """A frame whose RGB are the base-256 digits of `number`."""
+    digits = np.array([number % 256, number // 256 % 256, number // 65536], np.uint8)
+    return np.tile(digits, (EDGE, EDGE, 1))
+
+
+def numbers(stacks: FrameStacks) -> list[list[int]]:
+    """The frame numbers that the pixels of B stacks of S frames carry, [B][S]."""
+    pixels = stacks.whole().long()
+    assert (pixels == pixels[:, :, :1, :1]).all(), "a frame is mixed from several"
+    digits = pixels[:, :, 0, 0].view(len(stacks), -1, 3)
+    return (digits @ torch.tensor([1, 256, 65536])).tolist()
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_buffer(capacity: int, frame_stack: int = 3, **sizes: Any) -> ReplayBuffer:
+    sizes = {"frame_size": EDGE, "action_dim": 2} | sizes
+    return ReplayBuffer(capacity=capacity, frame_stack=frame_stack, **sizes)
+
+
+class Recording:
+    """A buffer's history: for each frame its episode's first frame, and what led to it."""
+
+    def __init__(self, *buffers: ReplayBuffer) -> None:
+        self.buffers, self.buffer = buffers, buffers[0]
+        self.starts: list[int] = []
+        self.terminated: dict[int, bool] = {}  # by the number of a transition's second frame
+
+    def play(self, lengths: list[int]) -> Iterator[None]:
+        """Episodes of these lengths, every second one terminated; yields after each frame."""
+        for episode, length in enumerate(lengths):
+            start = len(self.starts)
+            self.starts.append(start)
+            for buffer in self.buffers:
+                buffer.begin(frame(start))
+            yield
+            for number in range(start + 1, start + length + 1):
+                self.starts.append(start)
+                self.terminated[number] = number == start + length and episode % 2 == 0
+                for buffer in self.buffers:
+                    buffer.add(*self.made(number), frame(number))
+                yield
+
+    def made(self, number: int) -> tuple[np.ndarray, float, bool]:
+        """Action, reward and termination of the transition that ends at frame `number`."""
+        return np.array([number, -number / 2]), number / 4, self.terminated[number]
+
+    def stack(self, newest: int) -> list[int]:
+        depth = self.buffer.frame_stack
+        return [max(newest - back, self.starts[newest]) for back in reversed(range(depth))]
+
+    def drawable(self) -> list[int]:
+        """The last `capacity` transitions, less those that lost a frame."""
+        oldest = len(self.starts) - self.buffer.rows
+        recent = list(self.terminated)[-self.buffer.capacity :]
+        return [number for number in recent if min(self.stack(number - 1)) >= oldest]
+
+
+def record(lengths: list[int], *buffers: ReplayBuffer) -> Recording:
+    recording = Recording(*buffers)
+    for _ in recording.play(lengths):
+        pass
+    return recording
+
+
+@fuzz
+@given(LENGTHS, CAPACITIES, STACKS)
+def test_exactly_the_intact_recent_transitions_are_drawn(
+    lengths: list[int], capacity: int, frame_stack: int
+) -> None:
+    buffer = make_buffer(capacity, frame_stack)
+    recording = record(lengths, buffer)
+    drawable = recording.drawable()
+    assert len(buffer) == len(drawable)
+    if drawable:
+        batch = buffer.sample(50 * len(drawable), generator())
+        next_obs = numbers(batch.next_obs)
+        ends = [stack[-1] for stack in next_obs]
+        assert set(ends) == set(drawable)
+        assert next_obs == [recording.stack(end) for end in ends]
+        assert numbers(batch.obs) == [recording.stack(end - 1) for end in ends]
+        made = [recording.made(end) for end in ends]
+        assert batch.action.tolist() == [action.tolist() for action, _, _ in made]
+        assert batch.reward.tolist() == [[reward] for _, reward, _ in made]
+        assert batch.terminated.tolist() == [[terminated] for _, _, terminated in made]
+
+
+@fuzz
+@given(LENGTHS, CAPACITIES, STACKS, st.lists(st.integers(0, 9), min_size=1, unique=True))
+def test_future_stacks_lie_in_the_same_episode_or_are_masked(
+    lengths: list[int], capacity: int, frame_stack: int, offsets: list[int]
+) -> None:
+    buffer = make_buffer(capacity, frame_stack)
+    recording = record(lengths, buffer)
+    if not len(buffer):
+        return
+    batch = buffer.sample(100, generator(), offsets)
+    ends = [stack[-1] for stack in numbers(batch.next_obs)]
+    assert list(batch.future) == offsets
+    for offset, (stacks, mask) in batch.future.items():
+        for end, stack, inside in zip(ends, numbers(stacks), mask.tolist(), strict=True):
+            later = end - 1 + offset
+            written = later < len(recording.starts)
+            assert inside == (written and recording.starts[later] == recording.starts[end])
+            assert not inside or stack == recording.stack(later)
+
+
+@fuzz
+@given(LENGTHS, CAPACITIES, STACKS)
+def test_latest_is_the_stack_at_the_newest_frame(
+    lengths: list[int], capacity: int, frame_stack: int
+) -> None:
+    recording = Recording(make_buffer(capacity, frame_stack))
+    for _ in recording.play(lengths):
+        newest = len(recording.starts) - 1
+        assert numbers(recording.buffer.latest()) == [recording.stack(newest)]
+
+
+def test_episodes_of_64_steps_fill_the_whole_capacity() -> None:
+    buffer = make_buffer(capacity=256)
+    recording = Recording(buffer)
+    for _ in recording.play([64] * 12):
+        assert len(buffer) == min(256, len(recording.terminated))
+
+
+def test_draws_are_uniform() -> None:
+    buffer = make_buffer(capacity=50)
+    record([7] * 40, buffer)
+    ends = [stack[-1] for stack in numbers(buffer.sample(20_000, generator()).next_obs)]
+    counts = np.unique(ends, return_counts=True)[1]
+    assert len(counts) == len(buffer)
+    assert chisquare(counts).pvalue > 1e-4
+
+
+def test_empty_buffer_is_refused() -> None:
+    """The first frame of an episode is no transition yet."""
+    buffer = make_buffer(capacity=10)
+    buffer.begin(frame(0))
+    with pytest.raises(ValueError, match="empty"):
+        buffer.sample(1, generator())
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"capacity": 0},
+        {"capacity": 10.0},
+        {"capacity": True},
+        {"capacity": 10, "frame_stack": 0},
+        {"capacity": 10, "frame_size": 0},
+        {"capacity": 10, "frame_size": -1},
+        {"capacity": 10, "action_dim": 0},
+    ],
+    ids=str,
+)
+def test_impossible_sizes_are_refused(sizes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        make_buffer(**sizes)
+
+
+def test_a_buffer_beyond_memory_is_refused_with_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paper's buffer needs at most 3.1 GB; the message says what it needs and what is free."""
+    monkeypatch.setattr(replay, "free_bytes", lambda device: 2_000_000_000)
+    with pytest.raises(MemoryError, match=r"replay\.capacity") as refusal:
+        make_buffer(capacity=100_000, frame_size=100, action_dim=6)
+    needed, free = map(float, re.findall(r"([\d.]+) GB", str(refusal.value)))
+    assert 3.0 <= needed <= 3.1
+    assert free == 2.0
+
+
+def test_the_memory_check_counts_what_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = vars(make_buffer(capacity=100, frame_size=100)).values()
+    allocated = sum(x.nbytes for x in held if isinstance(x, (Tensor, np.ndarray)))
+    monkeypatch.setattr(replay, "free_bytes", lambda device: int(1.01 * allocated))
+    make_buffer(capacity=100, frame_size=100)
+    monkeypatch.setattr(replay, "free_bytes", lambda device: int(0.99 * allocated))
+    with pytest.raises(MemoryError):
+        make_buffer(capacity=100, frame_size=100)
+
+
+def test_a_batch_for_another_device_carries_its_own_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames are gathered on the host, stack by stack, before they are copied over."""
+    gathered: list[Tensor] = []
+
+    def pin(frames: Tensor) -> Tensor:
+        gathered.append(frames)
+        return frames
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    elsewhere, here = make_buffer(20, target=torch.device("meta")), make_buffer(20)
+    record([5] * 9, elsewhere, here)
+    batch, expected = (b.sample(4, generator(), (2,)) for b in (elsewhere, here))
+    tensors = [batch.action, batch.reward, batch.terminated, batch.future[2][1]]
+    stacks = [batch.obs, batch.next_obs, batch.future[2][0]]
+    assert all(t.device.type == "meta" for t in tensors + [s.frames for s in stacks])
+    wanted = [expected.obs, expected.next_obs, expected.future[2][0]]
+    for moved, frames, local in zip(stacks, gathered, wanted, strict=True):
+        assert moved.frames.shape == frames.shape and moved.rows.shape == (4, 3)
+        assert numbers(FrameStacks(frames, torch.arange(12).view(4, 3))) == numbers(local)
+
+
+# -- persistence -----------------------------------------------------------------------------------
+
+
+def extended(segments: list[dict[str, Any]], buffer: ReplayBuffer) -> list[dict[str, Any]]:
+    """The segments still needed, and one more with what was written since."""
+    ends = [s["first"] + len(s["start"]) for s in segments]
+    kept = [s for s, end in zip(segments, ends, strict=True) if end > buffer.oldest()]
+    first = max(buffer.oldest(), ends[-1] if ends else 0)
+    return [*kept, buffer.export(first, buffer.written)]
+
+
+def assert_same_draws(one: ReplayBuffer, two: ReplayBuffer) -> None:
+    assert one.counters() == two.counters()
+    if len(one):
+        a, b = (buffer.sample(200, generator(5), (2,)) for buffer in (one, two))
+        for name in ("action", "reward", "terminated"):
+            assert torch.equal(getattr(a, name), getattr(b, name))
+        assert numbers(a.obs) == numbers(b.obs)
+        assert numbers(a.next_obs) == numbers(b.next_obs)
+        assert torch.equal(a.future[2][1], b.future[2][1])
+
+
+@fuzz
+@given(LENGTHS, CAPACITIES, STACKS, st.integers(1, 60), LENGTHS)
+def test_a_restored_buffer_goes_on_as_the_original(
+    lengths: list[int], capacity: int, frame_stack: int, every: int, more: list[int]
+) -> None:
+    """Segments exported every so many frames, at any point of an episode, through wrap-arounds."""
+    buffer, restored = make_buffer(capacity, frame_stack), make_buffer(capacity, frame_stack)
+    recording, segments = Recording(buffer), []
+    for _ in recording.play(lengths):
+        if buffer.written % every == 0:
+            segments = extended(segments, buffer)
+    segments = extended(segments, buffer)
+    restored.restore(segments, buffer.counters())
+    assert_same_draws(buffer, restored)
+    recording.buffers = (buffer, restored)
+    for _ in recording.play(more):
+        assert len(buffer) == len(restored) == len(recording.drawable())
+    assert_same_draws(buffer, restored)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_gap_between_segments_is_refused(missing: int) -> None:
+    buffer, segments = make_buffer(capacity=40), []
+    for _ in Recording(buffer).play([10] * 3):
+        if buffer.written % 11 == 0:
+            segments = extended(segments, buffer)
+    assert len(segments) == 3
+    del segments[missing]
+    with pytest.raises(ValueError, match="replay buffer"):
+        make_buffer(capacity=40).restore(segments, buffer.counters())
+
+
+def test_segments_of_another_frame_size_are_refused() -> None:
+    buffer = make_buffer(capacity=40)
+    record([10], buffer)
+    with pytest.raises(ValueError, match="sizes"):
+        make_buffer(capacity=40, frame_size=EDGE + 1).restore(
+            extended([], buffer), buffer.counters()
+        )
