@@ -72,7 +72,7 @@ def fail_on_unknown_keys(folder: Path, name: str) -> None:
             config = compose(name, overrides=sys.argv[1:])
             OmegaConf.to_container(config, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
-            text = str(error)
+            text = re.sub(r"\s*(full_key|object_type|reference_type)[:=]\S*", "", str(error))
             if match := re.match(r"Could not override '([^']+)'", text):
                 known = flat(OmegaConf.to_container(compose(name)))
                 text = f"unknown key {match[1]!r}{nearest(match[1], known)}"

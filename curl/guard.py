@@ -1,4 +1,4 @@
-"""What ends a run before its budget: signals, non-finite numbers, failing or hanging environments."""
+"""What ends a run before its budget: signals, NaNs, failing or hanging environments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 
 
-class RunFailure(ValueError):
+class RunError(ValueError):
     """The run cannot go on; the message names the cause and the step."""
 
 
@@ -37,14 +37,14 @@ class StopSignal:
 
 
 def require_finite(values: Mapping[str, float], env_steps: int) -> None:
-    """`RunFailure` that names the first quantity that is NaN or infinite."""
+    """`RunError` that names the first quantity that is NaN or infinite."""
     for name, value in values.items():
         if not math.isfinite(value):
-            raise RunFailure(f"{name} became {value} at env step {env_steps}")
+            raise RunError(f"{name} became {value} at env step {env_steps}")
 
 
 class Watched:
-    """Steps an environment; its exceptions, NaNs and hangs become a `RunFailure`.
+    """Steps an environment; its exceptions, NaNs and hangs become a `RunError`.
 
     Args:
         env: the environment.
@@ -65,10 +65,10 @@ class Watched:
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
         """Frame, reward, terminated, truncated."""
         if not np.isfinite(action).all():
-            raise RunFailure(f"the action became {action.tolist()}")
+            raise RunError(f"the action became {action.tolist()}")
         frame, reward, terminated, truncated, _ = self._call("step", lambda: self.env.step(action))
         if not math.isfinite(reward):
-            raise RunFailure(f"the environment returned the reward {reward}")
+            raise RunError(f"the environment returned the reward {reward}")
         return frame, float(reward), bool(terminated), bool(truncated)
 
     def _call(self, name: str, call: Callable[[], Any]) -> Any:
@@ -77,7 +77,7 @@ class Watched:
             return call()
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
-            raise RunFailure(f"the environment's {name} raised {cause}") from error
+            raise RunError(f"the environment's {name} raised {cause}") from error
         finally:
             self._since = None
 

@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ class Logger:
         os.environ.setdefault("WANDB_SILENT", "true")
         marker = self.folder / "wandb_id"
         if not marker.exists():
-            marker.write_text(wandb.util.generate_id())
+            marker.write_text(uuid.uuid4().hex[:8])
         name = "/".join(self.folder.parts[-3:])
         try:
             return wandb.init(

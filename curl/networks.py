@@ -35,7 +35,7 @@ class ConvTrunk(nn.Module):
         if edge < 1:
             raise ValueError(f"images of {size} pixels are too small for {layers} layers")
         self.features = filters * edge * edge
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 in [0, 255] or float in [0, 1], [B, C, size, size] -> features [B, F].
@@ -151,4 +151,4 @@ def initialise(module: nn.Module) -> None:
 @torch.no_grad()
 def move_average(targets: Iterable[Tensor], sources: Iterable[Tensor], tau: float) -> None:
     """target <- (1 - tau) * target + tau * source, in place."""
-    torch._foreach_lerp_(list(targets), list(sources), tau)
+    torch._foreach_lerp_(list(targets), list(sources), tau)  # pyright: ignore

@@ -22,7 +22,7 @@ from curl.agents.base import Agent
 from curl.checkpoint import Checkpoints
 from curl.checks import real, whole
 from curl.evaluation import evaluate
-from curl.guard import RunFailure, StopSignal, Watched, require_finite
+from curl.guard import RunError, StopSignal, Watched, require_finite
 from curl.logger import Logger
 from curl.replay import ReplayBuffer
 
@@ -99,7 +99,7 @@ class Trainer:
         """Train to the budget, or until a signal; returns the signal's number, or None.
 
         Raises:
-            RunFailure: a non-finite number or a failing environment; a checkpoint was written.
+            RunError: a non-finite number or a failing environment; a checkpoint was written.
         """
         stop = StopSignal(self.logger.console.print)
         self.resume()
@@ -118,7 +118,7 @@ class Trainer:
                 self.step(action)
                 if self.agent_steps % max(1, self.log_every // self.action_repeat) == 0:
                     self.log_training()
-        except RunFailure as failure:
+        except RunError as failure:
             raise self.failed(failure) from failure
         self.finish(evaluate=stop.number is None)
         return stop.number
@@ -244,14 +244,14 @@ class Trainer:
             log.warning("no checkpoint at %d env steps: %s; going on", self.env_steps, error)
             return None
 
-    def failed(self, failure: RunFailure) -> RunFailure:
+    def failed(self, failure: RunError) -> RunError:
         """Keep what there is for a diagnosis, aside from the checkpoints that a resume reads."""
         path = self.checkpoint(kind="diagnostic")
-        return RunFailure(f"{failure} (env step {self.env_steps}); diagnostic checkpoint: {path}")
+        return RunError(f"{failure} (env step {self.env_steps}); diagnostic checkpoint: {path}")
 
     def leave_hanging_environment(self, cause: str) -> None:
         """Called beside the hanging call: nothing can interrupt it, so the process ends."""
-        log.error("error: %s", self.failed(RunFailure(cause)))
+        log.error("error: %s", self.failed(RunError(cause)))
         os._exit(HUNG)
 
     def resume(self) -> None:

@@ -99,7 +99,7 @@ class CpuRecording:
 
 
 def test_captured_updates_are_the_same_updates(replay: ReplayBuffer) -> None:
-    """Static inputs, one recording a phase, the host's counter kept: equal to eager, bit for bit."""
+    """Static inputs, one recording a phase, the host keeps count: bit for bit as eager."""
     recorded = []
 
     def record(work: Callable[[], None], generator: torch.Generator) -> CpuRecording:

@@ -283,8 +283,6 @@ class SAC(Agent):
         names = ["trunk", "actor", "critic", "target_trunk", "target_critic"]
         return {n: getattr(self, n) for n in [*names, "objective"] if getattr(self, n) is not None}
 
-    # -- small parts -----------------------------------------------------------------------------
-
     def _features(self, obs: Tensor) -> Tensor:
         with self._autocast():
             return self.trunk(obs)
