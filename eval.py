@@ -25,7 +25,14 @@ from train import build_agent, environment_settings
 
 
 def evaluate_run(
-    run: Path, *, episodes: int, seed: int, video: bool, device_name: str, opengl: str
+    run: Path,
+    *,
+    episodes: int,
+    seed: int,
+    video: bool,
+    device_name: str,
+    opengl: str,
+    processes: int,
 ) -> dict[str, Any]:
     """Evaluate a run's newest sound checkpoint, or the state file `run`.
 
@@ -42,7 +49,7 @@ def evaluate_run(
     backend = choose_opengl(opengl, device)
 
     from curl.environment import make_env
-    from curl.evaluation import evaluate
+    from curl.evaluation import Evaluator
 
     try:
         config = state["config"]
@@ -50,25 +57,24 @@ def evaluate_run(
         environment = environment_settings(config, renders_in_software(backend, device))
         env = make_env(**environment)
         action_dim = int(env.action_space.shape[0])  # pyright: ignore[reportOptionalSubscript]
+        env.close()
         generator = seed_everything(seed, device)
         agent = build_agent(config, action_dim=action_dim, generator=generator)
         agent.load(state["agent"])
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{run}: its configuration is not one of ours: {error!r}") from None
     file = folder / "videos" / f"evaluation-{env_steps}-seed{seed}.mp4" if video else None
+    evaluator = Evaluator(
+        settings=environment,
+        episodes=episodes,
+        frame_stack=config["frame_stack"],
+        device=device,
+        processes=processes,
+    )
     try:
-        returns = evaluate(
-            agent,
-            env,
-            episodes=episodes,
-            frame_stack=config["frame_stack"],
-            seed=seed,
-            device=device,
-            video=file,
-            action_repeat=environment["action_repeat"],
-        )
+        returns = evaluator(agent, seed=seed, video=file)
     finally:
-        env.close()
+        evaluator.close()
     result: dict[str, Any] = {
         "run": str(run),
         "task": config["task"]["name"],
@@ -124,6 +130,7 @@ def evaluate_all(arguments: argparse.Namespace) -> int:
             video=arguments.video,
             device_name=arguments.device,
             opengl=arguments.opengl,
+            processes=arguments.processes,
         )
         for run in arguments.runs
     ]
@@ -148,6 +155,9 @@ def main() -> int:
     parser.add_argument("--video", action="store_true", help="write an MP4 of the first episode")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:<number>")
     parser.add_argument("--opengl", default="auto", help="auto, egl, osmesa, glfw")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="episodes side by side (default 1)"
+    )
     parser.add_argument("--out", type=Path, help="write all results to this JSON file as well")
     parser.epilog = "`eval.py compare --help`: compare the metrics of many runs"
     return exits_with_one_line(evaluate_all, parser.parse_args())

@@ -23,8 +23,10 @@ from curl.hardware import (
     seed_everything,
 )
 
-RESUMABLE = ("env_steps", "eval_every", "eval_episodes", "checkpoint_every", "log_every", "video")
-RESUMABLE += ("logger", "threads", "run_dir", "save_replay", "device", "opengl", "env_timeout")
+# what may differ when a run is resumed
+RESUMABLE = ("env_steps", "eval_every", "eval_episodes", "eval_processes", "checkpoint_every")
+RESUMABLE += ("save_replay", "log_every", "video", "env_timeout", "logger", "run_dir")
+RESUMABLE += ("threads", "device", "opengl")
 
 
 def train(config: dict[str, Any]) -> int:
@@ -46,6 +48,7 @@ def train_locked(config: dict[str, Any]) -> int:
 
     from curl.checkpoint import Checkpoints
     from curl.environment import make_env
+    from curl.evaluation import Evaluator
     from curl.logger import Logger
     from curl.replay import ReplayBuffer
     from curl.trainer import Trainer
@@ -71,12 +74,21 @@ def train_locked(config: dict[str, Any]) -> int:
     logger.console.print(
         f"{folder}: {environment['env_id']}, {device}, {agent.precision}, {backend}"
     )
-    names = ("seed", "env_steps", "batch_size", "initial_steps", "eval_every", "eval_episodes")
+    parallel = min(config["eval_episodes"], os.cpu_count() or 1) if device.type == "cuda" else 1
+    processes = config["eval_processes"]
+    evaluator = Evaluator(
+        settings=environment,
+        episodes=config["eval_episodes"],
+        frame_stack=config["frame_stack"],
+        device=device,
+        processes=parallel if processes == "auto" else processes,
+    )
+    names = ("seed", "env_steps", "batch_size", "initial_steps", "eval_every")
     names += ("checkpoint_every", "save_replay", "log_every", "video", "env_timeout")
     trainer = Trainer(
         agent=agent,
         env=env,
-        make_eval_env=lambda: make_env(**environment),
+        evaluator=evaluator,
         replay=replay,
         logger=logger,
         checkpoints=Checkpoints(folder),
@@ -89,6 +101,7 @@ def train_locked(config: dict[str, Any]) -> int:
         stopped_by = trainer.run()
     finally:
         logger.close()
+        evaluator.close()
         env.close()
     return 0 if stopped_by is None else 128 + stopped_by
 

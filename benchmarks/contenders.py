@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.floor import Shapes
 from benchmarks.plain import PlainAgent, PlainReplay
+from benchmarks.timing import WARM_UP
 from curl.agents.sac import SAC
 from curl.augmentations.crop import Crop
 from curl.hardware import choose_precision, has_bfloat16
@@ -36,13 +37,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {"precision": torch.float32},
     "bfloat16": {"precision": torch.bfloat16},
     "bfloat16 joint": {"precision": torch.bfloat16, "joint": True},
-    "bfloat16 compiled": {"precision": torch.bfloat16, "compile": True},
+    "bfloat16 uncaptured": {"precision": torch.bfloat16, "capture": False},
 }
 
 
 def variants(device: torch.device) -> dict[str, dict[str, Any]]:
-    """The variants that SAC knows and that `device` has the arithmetic for."""
-    known = inspect.signature(SAC).parameters.keys()
+    """The variants that SAC knows, `device` has the arithmetic for, and that differ there."""
+    known = set(inspect.signature(SAC).parameters)
+    if device.type != "cuda":
+        known.discard("capture")  # nothing is captured there
     fit = {name: v for name, v in VARIANTS.items() if v.keys() <= known}
     if not has_bfloat16(device):
         fit = {name: v for name, v in fit.items() if v["precision"] != torch.bfloat16}
@@ -241,7 +244,7 @@ def replay_bytes(sizes: Sizes, transitions: int = 100_000) -> dict[str, int]:
 
 
 def peak_memory(name: str, batch_size: int, sizes: Sizes, device: torch.device) -> dict[str, Any]:
-    """Peak memory of a fresh process that fills its replay buffer and updates twice."""
+    """Peak memory of a fresh process that fills its replay buffer and updates a few times."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         arguments = (name, batch_size, sizes, device, torch.get_num_threads())
@@ -253,7 +256,7 @@ def _peak_memory(
 ) -> dict[str, Any]:
     torch.set_num_threads(threads)
     contender = build(name, sizes, device)
-    for _ in range(2):
+    for _ in range(2 * WARM_UP[device.type]):
         contender.update(batch_size)
     gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return {"peak_rss_bytes": peak_rss(), "peak_gpu_bytes": gpu}

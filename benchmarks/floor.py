@@ -1,8 +1,8 @@
 """What an update cannot go below: its arithmetic and its memory traffic at this machine's best.
 
 Both are counted by hand from the layer shapes, for an update in the paper's order (critic; actor
-and temperature; averages; contrast) that computes no features twice. An update that merges losses
-needs fewer passes than that, and may go below.
+and temperature; averages; contrast) that computes nothing twice, or for the `joint` variant, which
+takes the critic's and the contrastive gradient in one pass.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class Shapes:
         return 2 * (self.trunk + self.projection)
 
 
-def update_flops(shapes: Shapes, batch_size: int, *, actor_update_every: int = 2) -> float:
+def update_flops(
+    shapes: Shapes, batch_size: int, *, joint: bool = False, actor_update_every: int = 2
+) -> float:
     """Floating-point operations of one update on average; convolutions and matrix products only.
 
     A backward pass costs two forward passes (gradients of weights and of inputs), except where
@@ -88,23 +90,30 @@ def update_flops(shapes: Shapes, batch_size: int, *, actor_update_every: int = 2
     # the actor reuses the anchor's features: two projections forward, one's weights backward
     actor = 3 * projection + 3 * policy + 2 * twin
     logits = 3 * latent**2 + 2 * batch_size * latent
-    contrast = 3 * encoder - shapes.first_convolution + encoder + logits
+    anchor = 0 if joint else 3 * encoder - shapes.first_convolution
+    contrast = anchor + encoder + logits
     return 2.0 * batch_size * (target + critic + actor / actor_update_every + contrast)
 
 
 def update_bytes(
-    shapes: Shapes, batch_size: int, dtype: torch.dtype, *, average_every: int = 2
+    shapes: Shapes,
+    batch_size: int,
+    dtype: torch.dtype,
+    *,
+    joint: bool = False,
+    average_every: int = 2,
 ) -> float:
     """Bytes that one update moves at the very least, however its kernels are fused.
 
-    The pixels of three views are read; what the two backward passes need of the convolutions is
-    written and read; Adam reads and writes a parameter and its two moments (float32); a moving
+    The pixels of three views are read; what the two backward passes (one, if `joint`) need of the
+    convolutions is written and read; Adam reads and writes a parameter and its two moments (float32); a moving
     average reads and writes its target and reads its source.
     """
     pixels = 3 * batch_size * shapes.channels * shapes.size**2
-    kept = 2 * 2 * batch_size * shapes.activations * dtype.itemsize
+    passes = 1 if joint else 2
+    kept = passes * 2 * batch_size * shapes.activations * dtype.itemsize
     encoder, twin = shapes.trunk_parameters + shapes.projection, 2 * shapes.q
-    trained = (encoder + twin) + encoder + (shapes.projection + shapes.policy) / 2
+    trained = passes * encoder + twin + (shapes.projection + shapes.policy) / 2
     return pixels + kept + 24 * trained + 12 * (encoder + twin) / average_every
 
 
@@ -152,10 +161,11 @@ def best(function: Callable[[], object], device: torch.device) -> float:
 
 
 def floor(
-    machine: Machine, shapes: Shapes, batch_size: int, dtype: torch.dtype
+    machine: Machine, shapes: Shapes, batch_size: int, dtype: torch.dtype, *, joint: bool = False
 ) -> dict[str, float]:
     """The floor of one update: the longer of arithmetic alone and memory traffic alone."""
-    flops, moved = update_flops(shapes, batch_size), update_bytes(shapes, batch_size, dtype)
+    flops = update_flops(shapes, batch_size, joint=joint)
+    moved = update_bytes(shapes, batch_size, dtype, joint=joint)
     compute, memory = flops / machine.flops[dtype], moved / machine.bandwidth
     return {
         "gflop": flops / 1e9,

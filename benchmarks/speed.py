@@ -74,6 +74,7 @@ class Report:
     def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
         self.settings, self.say = settings, say
         self.main = headline(settings.device)
+        self.names = list(dict.fromkeys(("plain", *settings.variants, self.main)))
         about = machine()
         self.values: dict[str, Any] = {
             "device": f"{settings.device.type}: {about['processor'] or platform.processor()}",
@@ -143,13 +144,15 @@ def measure(settings: Settings, say: Callable[[str], None] = lambda line: None) 
         "bfloat16_tflops": best.flops[torch.bfloat16] / 1e12,
         "copy_gb_per_s": best.bandwidth / 1e9,
     }
-    names = ["plain", *dict.fromkeys((*settings.variants, report.main))]
-    contenders = {name: build(name, sizes, device) for name in names}
-    for batch in settings.batches:
-        learning(report, contenders, batch, best)
-    report.time("act", {n: c.act for n, c in contenders.items()})
-    if settings.make_env is not None:
-        acting(report, contenders, settings.make_env)
+    with contextlib.ExitStack() as stack:
+        envs = environments(report, stack)
+        for batch in settings.batches:  # anew for each: captured graphs have one batch size
+            contenders = {name: build(name, sizes, device) for name in report.names}
+            learning(report, contenders, batch, best)
+            if batch == settings.batches[0]:
+                report.time("act", {name: c.act for name, c in contenders.items()})
+            if envs:
+                running(report, contenders, envs, batch)
     if settings.memory:
         for batch in settings.batches:
             for name in ("plain", report.main):
@@ -171,41 +174,55 @@ def learning(report: Report, contenders: dict[str, Contender], batch: int, best:
     report.time("sample", samples, batch=batch)
     for name, timing in timings.items():
         if name != "plain":
-            dtype = VARIANTS[name]["precision"]
-            row = floor(best, report.settings.sizes.shapes, batch, dtype)
+            keywords = VARIANTS[name]
+            joint = keywords.get("joint", False)
+            shapes = report.settings.sizes.shapes
+            row = floor(best, shapes, batch, keywords["precision"], joint=joint)
             row["time_over_floor"] = 1000 * timing.median / row["floor_ms"]
             report.values["floor"].append({"batch": batch, "contender": name, **row})
 
 
-def acting(report: Report, contenders: dict[str, Contender], make_env: MakeEnv) -> None:
-    """Environment steps, rendering alone, and whole runs."""
+def environments(report: Report, stack: contextlib.ExitStack) -> dict[str, gym.Env[Any, Any]]:
+    """One environment for each side of a whole run; times their steps, and rendering alone."""
     settings = report.settings
-    shadows = 256 if settings.software else None
+    make_env = settings.make_env
+    if make_env is None:
+        return {}
+    small = 256 if settings.software else None
     report.values["environment"] = {
         "task": TASK,
         "action_repeat": ACTION_REPEAT,
         "render_size": settings.sizes.frame,
         "drawn_by": "CPU" if settings.software else "GPU",
-        "shadow_size": {"ours": shadows, "plain": None, "plain in runs": shadows},
+        "shadow_size": {"ours": small, "plain": None, "plain in runs": small},
     }
-    with contextlib.ExitStack() as stack:
 
-        def fresh(shadow_size: int | None) -> gym.Env[Any, Any]:
-            env = make_env(shadow_size)
-            stack.callback(env.close)
-            return env
+    def fresh(shadow_size: int | None) -> gym.Env[Any, Any]:
+        env = make_env(shadow_size)
+        stack.callback(env.close)
+        return env
 
-        both = {"plain": fresh(None), "ours": fresh(shadows)}
-        report.time("step", {n: Steps(env) for n, env in both.items()})
-        report.time("render", {n: env.unwrapped.render for n, env in both.items()})
-        runs = {name: (contender, shadows) for name, contender in contenders.items()}
-        if settings.other_shadows and settings.software:
-            again = build("plain", settings.sizes, settings.device)
-            runs[OTHER_SHADOWS] = (again, None)
-        envs = {name: fresh(shadow_size) for name, (_, shadow_size) in runs.items()}
-        for batch in settings.batches:
-            loops = {name: Loop(c, envs[name], batch) for name, (c, _) in runs.items()}
-            report.time("run", loops, share=1, batch=batch, period=2)
+    both = {"plain": fresh(None), "ours": fresh(small)}
+    report.time("step", {name: Steps(env) for name, env in both.items()})
+    report.time("render", {name: env.unwrapped.render for name, env in both.items()})
+    envs = {name: fresh(small) for name in report.names}
+    if settings.other_shadows and settings.software:
+        envs[OTHER_SHADOWS] = fresh(None)
+    return envs
+
+
+def running(
+    report: Report,
+    contenders: dict[str, Contender],
+    envs: dict[str, gym.Env[Any, Any]],
+    batch: int,
+) -> None:
+    """Whole runs; plain drives the same environment as ours, and its own if asked for."""
+    if OTHER_SHADOWS in envs:
+        sizes, device = report.settings.sizes, report.settings.device
+        contenders = contenders | {OTHER_SHADOWS: build("plain", sizes, device)}
+    loops = {name: Loop(c, envs[name], batch) for name, c in contenders.items()}
+    report.time("run", loops, share=1, batch=batch, period=2)
 
 
 def calls(function: Callable[[int], object], batch: int) -> Callable[[], object]:
@@ -234,7 +251,7 @@ def run(arguments: argparse.Namespace) -> int:
         names = ["float32"]
     for name in VARIANTS:
         if name in (arguments.variants or VARIANTS) and name not in variants(device):
-            console.print(f"skipped: {name} (SAC lacks its keyword, or {device} its precision)")
+            console.print(f"skipped: {name} (of no use on {device}, or not known to SAC)")
     options: dict[str, Any] = {}
     try:
         backend = choose_opengl("auto", device)

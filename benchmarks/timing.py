@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-WARM_UP = {"cpu": 1, "cuda": 8}  # periods before the first timed one: caches, cuDNN, CUDA graphs
+WARM_UP = {"cpu": 1, "cuda": 8}  # periods before timing begins: caches, cuDNN; capture needs 4
 
 
 @dataclass(frozen=True)

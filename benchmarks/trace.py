@@ -8,6 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.contenders import VARIANTS, Sizes, build, headline, variants
+from benchmarks.timing import WARM_UP
 from curl.cli import exits_with_one_line
 from curl.hardware import choose_device, machine
 
@@ -21,7 +22,7 @@ def trace(
         known = ", ".join(variants(device))
         raise ValueError(f"variant {name!r} does not run on {device} here; these do: {known}")
     contender = build(name, sizes, device)
-    for _ in range(4):
+    for _ in range(2 * WARM_UP[device.type]):
         contender.update(batch_size)
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
@@ -33,9 +34,7 @@ def trace(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    table = profiler.key_averages().table(
-        sort_by=key, row_limit=20, max_name_column_width=48, top_level_events_only=False
-    )
+    table = profiler.key_averages().table(sort_by=key, row_limit=20, max_name_column_width=48)
     where = ", ".join(f"{k} {v}" for k, v in machine().items())
     return (
         f"{updates} updates with sampling, {name}, batch {batch_size}, {device} ({where})\n{table}"

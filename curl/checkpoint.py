@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -59,9 +58,9 @@ def load_file(path: Path, digest: str | None = None) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}") from None
 
@@ -77,6 +76,7 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "checkpoints"
         self.segments: list[dict[str, Any]] = []  # file, first, last, sha256
+        self._needs: dict[str, list[dict[str, Any]]] = {}  # state file -> its segments
 
     def states(self) -> list[Path]:
         """State files, oldest first."""
@@ -100,7 +100,7 @@ class Checkpoints:
             OSError: the disk is full or refuses; the earlier checkpoints are untouched.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        segments = list(self.segments)
+        segments = list(self.segments) if frames is not None else []
         if frames is not None and export is not None:
             oldest, newest = frames
             segments = [s for s in segments if s["last"] > oldest]
@@ -114,8 +114,9 @@ class Checkpoints:
         checksum.unlink(missing_ok=True)  # of an earlier file of this name
         digest = save_file(path, {"format": FORMAT, "segments": segments, **state})
         checksum.write_text(digest + "\n")
-        self.segments = segments
-        self._tidy()
+        if kind == "state":
+            self.segments = self._needs[path.name] = segments
+            self._tidy()
         return path
 
     def load(self) -> tuple[dict[str, Any], list[Any]] | None:
@@ -126,7 +127,7 @@ class Checkpoints:
         states = self.states()
         for path in reversed(states):
             try:
-                state = read_state(path)
+                state = read_state(path, checksum=True)
                 frames = [
                     load_file(self.folder / s["file"], s["sha256"]) for s in state["segments"]
                 ]
@@ -134,7 +135,7 @@ class Checkpoints:
                 log.warning("%s; trying the checkpoint before it", error)
                 path.rename(path.with_suffix(".damaged"))
                 continue
-            self.segments = list(state["segments"])
+            self.segments = self._needs[path.name] = list(state["segments"])
             return state, frames
         if states:
             raise CheckpointError(f"all {len(states)} checkpoints in {self.folder} are damaged")
@@ -149,7 +150,7 @@ class Checkpoints:
         states = self.states()
         for path in reversed(states):
             try:
-                return read_state(path)
+                return read_state(path, checksum=True)
             except CheckpointError as error:
                 log.warning("%s", error)
         found = f"all {len(states)} are damaged" if states else "there is none"
@@ -160,10 +161,12 @@ class Checkpoints:
         for path in states[:-KEPT]:
             path.unlink(missing_ok=True)
             path.with_suffix(".sha256").unlink(missing_ok=True)
-        needed = {s["file"] for s in self.segments}
-        for path in states[-KEPT:-1]:
+        needed: set[str] = set()
+        for path in states[-KEPT:]:
             try:
-                needed |= {s["file"] for s in read_state(path)["segments"]}
+                if path.name not in self._needs:
+                    self._needs[path.name] = read_state(path)["segments"]
+                needed |= {s["file"] for s in self._needs[path.name]}
             except CheckpointError:
                 path.unlink(missing_ok=True)
         for path in self.folder.glob("frames-*.pt"):
@@ -173,16 +176,30 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """A state file, checked for being one of this format."""
-    digest = path.with_suffix(".sha256")
-    state = load_file(path, digest.read_text().strip() if digest.exists() else None)
+def read_state(path: Path, *, checksum: bool = False) -> dict[str, Any]:
+    """A state file, checked for being one of this format; `checksum`: it must have one.
+
+    Without its checksum file a checkpoint is incomplete, but a copied state file can be read.
+    """
+    try:
+        digest = path.with_suffix(".sha256").read_text().strip()
+    except FileNotFoundError:
+        if checksum:
+            raise CheckpointError(f"{path} is incomplete: it has no checksum") from None
+        digest = None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"the checksum of {path} cannot be read: {error}") from None
+    state = load_file(path, digest)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else None
         raise CheckpointError(f"{path} has checkpoint format {found}, this version reads {FORMAT}")
     missing = [k for k in ("agent", "config", "segments", "counters") if k not in state]
     if missing:
         raise CheckpointError(f"{path} is no checkpoint of a run: it lacks {', '.join(missing)}")
+    keys = {"file", "first", "last", "sha256"}
+    segments = state["segments"]
+    if not (isinstance(segments, list) and all(set(s) == keys for s in segments)):
+        raise CheckpointError(f"{path} is damaged: its list of frame files is not one")
     return state
 
 

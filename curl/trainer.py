@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch
 from curl.agents.base import Agent
 from curl.checkpoint import Checkpoints
 from curl.checks import real, whole
-from curl.evaluation import evaluate
+from curl.evaluation import Evaluator
 from curl.guard import RunError, StopSignal, Watched, require_finite
 from curl.logger import Logger
 from curl.replay import ReplayBuffer
@@ -42,7 +41,7 @@ class Trainer:
         *,
         agent: Agent,
         env: gym.Env[Any, Any],
-        make_eval_env: Callable[[], gym.Env[Any, Any]],
+        evaluator: Evaluator,
         replay: ReplayBuffer,
         logger: Logger,
         checkpoints: Checkpoints,
@@ -54,14 +53,13 @@ class Trainer:
         batch_size: int,
         initial_steps: int,
         eval_every: int,
-        eval_episodes: int,
         checkpoint_every: int,
         save_replay: bool,
         log_every: int,
         video: bool,
         env_timeout: float,
     ) -> None:
-        self.agent, self.make_eval_env = agent, make_eval_env
+        self.agent, self.evaluator = agent, evaluator
         self.env = Watched(
             env,
             timeout=real("env_timeout", env_timeout, low=0, open_low=True),
@@ -77,7 +75,6 @@ class Trainer:
         self.batch_size = whole("batch_size", batch_size)
         self.initial_steps = whole("initial_steps", initial_steps)
         self.eval_every = whole("eval_every", eval_every)
-        self.eval_episodes = whole("eval_episodes", eval_episodes)
         self.checkpoint_every = whole("checkpoint_every", checkpoint_every)
         self.log_every = whole("log_every", log_every)
         self.save_replay, self.video = save_replay, video
@@ -170,8 +167,9 @@ class Trainer:
     def evaluate(self) -> None:
         """Deterministic episodes in an environment of their own; a failure is only reported."""
         self.last_evaluation = self.env_steps
+        video = self.logger.folder / "videos" / f"{self.env_steps:08d}.mp4" if self.video else None
         try:
-            returns = self.evaluation_returns()
+            returns = self.evaluator(self.agent, seed=self.seed + EVALUATION_SEED, video=video)
         except Exception as error:
             log.warning("the evaluation at %d env steps failed: %r", self.env_steps, error)
             return
@@ -182,23 +180,6 @@ class Trainer:
         }
         self.logger.write("evaluation", self.env_steps, self.agent_steps, values)
         self.logger.evaluation(self.env_steps, returns)
-
-    def evaluation_returns(self) -> list[float]:
-        video = self.logger.folder / "videos" / f"{self.env_steps:08d}.mp4" if self.video else None
-        env = self.make_eval_env()
-        try:
-            return evaluate(
-                self.agent,
-                env,
-                episodes=self.eval_episodes,
-                frame_stack=self.replay.frame_stack,
-                seed=self.seed + EVALUATION_SEED,
-                device=self.generator.device,
-                video=video,
-                action_repeat=self.action_repeat,
-            )
-        finally:
-            env.close()
 
     def log_training(self) -> None:
         now = time.monotonic()

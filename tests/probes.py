@@ -120,9 +120,7 @@ def learn(
     """Train a small SAC on a probe: 64 random steps, then act, update, step."""
     generator = seed_everything(seed, torch.device("cpu"))
     env = make_env(env_id=f"probe/{probe.__name__}-v0", action_repeat=1, render_size=EDGE)
-    replay = ReplayBuffer(
-        capacity=1000, frame_size=EDGE, action_dim=1, frame_stack=frame_stack
-    )
+    replay = ReplayBuffer(capacity=1000, frame_size=EDGE, action_dim=1, frame_stack=frame_stack)
     agent = SAC(
         channels=3 * frame_stack,
         action_dim=1,

@@ -145,16 +145,23 @@ def test_plain_crops_are_windows() -> None:
 
 def test_encoder_flops_by_hand() -> None:
     convolutions = 41**2 * 32 * 9 * 9 + (39**2 + 37**2 + 35**2) * 32 * 32 * 9
-    assert PAPER.encoder_flops == 2 * (convolutions + 32 * 35 * 35 * 50) == 88_476_480
+    assert PAPER.encoder_flops == 2 * (convolutions + 32 * 35 * 35 * 50) == 88_481_984
 
 
 @pytest.mark.parametrize("sizes", [TINY, Sizes(24, 20, 2, 3, 8, 20)])
-def test_update_flops_are_what_pytorch_counts(sizes: Sizes) -> None:
-    contender = build("float32", sizes, CPU)
+@pytest.mark.parametrize("joint", [False, True])
+def test_update_flops_are_what_pytorch_counts(
+    sizes: Sizes, joint: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant = {"precision": torch.float32, "joint": joint}
+    monkeypatch.setitem(contenders.VARIANTS, "counted", variant)
+    contender = build("counted", sizes, CPU)
     with FlopCounterMode(display=False) as counter:
         for _ in range(2):  # one with the actor and one without
             contender.update(8)
-    assert update_flops(sizes.shapes, 8) == counter.get_total_flops() / 2
+    # the joint update projects the anchor's features for each loss, where once would do
+    twice = 2 * 8 * 3 * sizes.shapes.projection if joint else 0
+    assert update_flops(sizes.shapes, 8, joint=joint) + twice == counter.get_total_flops() / 2
 
 
 def test_parameters_are_counted_right() -> None:
@@ -181,6 +188,7 @@ def test_the_paper_s_update_costs_nine_encoder_forwards() -> None:
     fast = machine_of(flops=1e12, bandwidth=1e12)
     row = floor(fast, PAPER, 128, torch.bfloat16)
     assert 9.0 < row["encoder_forwards"] < 9.5
+    assert 6.0 < floor(fast, PAPER, 128, torch.bfloat16, joint=True)["encoder_forwards"] < 6.5
     assert row["floor_ms"] == row["compute_ms"] == pytest.approx(row["gflop"])
     slow = floor(machine_of(flops=1e15, bandwidth=1e9), PAPER, 128, torch.bfloat16)
     assert slow["floor_ms"] == slow["memory_ms"] == pytest.approx(slow["megabytes"])
@@ -221,7 +229,7 @@ def test_ratios_are_paired() -> None:
 def values() -> dict[str, Any]:
     settings = speed.Settings(
         device=CPU,
-        batches=(4,),
+        batches=(4, 6),
         variants=("float32",),
         sizes=TINY,
         seconds=0,
@@ -273,6 +281,7 @@ def test_both_sides_remember_the_same_transitions() -> None:
 def test_a_variant_that_sac_does_not_know_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(contenders.VARIANTS, "magic", {"precision": torch.float32, "magic": 1})
     assert "magic" not in contenders.variants(CPU)
+    assert "bfloat16 uncaptured" not in contenders.variants(CPU)  # nothing is captured there
     assert contenders.headline(CPU) in contenders.variants(CPU)
 
 
