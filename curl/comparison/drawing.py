@@ -26,6 +26,7 @@ STYLE: Any = {
     "figure.constrained_layout.h_pad": 0.08,
     "svg.hashsalt": "curl",  # the same numbers give the same file
 }
+ASIDE: dict[str, Any] = {"va": "center", "fontsize": 7, "color": "0.4"}
 PANEL = (3.6, 2.7)  # inches
 REFERENCE: Look = {"color": "0.35", "linestyle": (0, (4, 3)), "linewidth": 1}
 NOTE: dict[str, Any] = {
@@ -79,7 +80,9 @@ def band(ax: Axes, x: np.ndarray, curve: np.ndarray, look: Look) -> None:
 def bars(ax: Axes, rows: Sequence[tuple[str, Estimate | None, str]]) -> None:
     """Rows of label, estimate and colour, the first on top."""
     for y, (_, estimate, colour) in enumerate(rows):
-        if estimate is not None:
+        if estimate is None:
+            ax.text(0.02, y, "incomplete", transform=ax.get_yaxis_transform(), **ASIDE)
+        else:
             ends = [estimate.low, estimate.high]
             ax.plot(ends, [y, y], lw=6, alpha=0.3, color=colour, solid_capstyle="butt")
             ax.plot(estimate.value, y, marker="o", markersize=6, color=colour)

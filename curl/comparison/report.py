@@ -31,8 +31,8 @@ def sections(comparison: Comparison) -> list[Section]:
     many = len(comparison.normalised) > 1
     over = f"{len(comparison.normalised)} tasks" if many else "".join(comparison.normalised)
     parts = [
-        Section("What can be said", tuple(map(str, comparison.pairs)) + _caveats(comparison)),
         Section("Left out, not averaged around", tuple(line for line in gaps if line)),
+        Section("What can be said", tuple(map(str, comparison.pairs)) + _caveats(comparison)),
         Section("Scores, with 95 % intervals", table=_scores(comparison), figures=("scores",)),
         Section("Learning curves", figures=("curves",)),
         Section(
