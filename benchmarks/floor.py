@@ -106,8 +106,8 @@ def update_bytes(
     """Bytes that one update moves at the very least, however its kernels are fused.
 
     The pixels of three views are read; what the two backward passes (one, if `joint`) need of the
-    convolutions is written and read; Adam reads and writes a parameter and its two moments (float32); a moving
-    average reads and writes its target and reads its source.
+    convolutions is written and read; Adam reads and writes a parameter and its two moments
+    (float32); a moving average reads and writes its target and reads its source.
     """
     pixels = 3 * batch_size * shapes.channels * shapes.size**2
     passes = 1 if joint else 2

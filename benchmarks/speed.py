@@ -234,7 +234,12 @@ def command_line() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="under a minute: few rounds of 128")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
     parser.add_argument("--batch", type=int, nargs="+", help="batch sizes; default: 128 512")
-    parser.add_argument("--variants", nargs="*", choices=VARIANTS, help="of ours; default: all")
+    parser.add_argument(
+        "--variants",
+        nargs="*",
+        choices=VARIANTS,
+        help="of ours, besides train.py's choice; default: all, with --quick none",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
     arguments = parser.parse_args()
     if arguments.json is not None and not arguments.json.resolve().parent.is_dir():
@@ -248,7 +253,7 @@ def run(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device)
     names = variants(device) if arguments.variants is None else arguments.variants
     if arguments.quick and arguments.variants is None:
-        names = ["float32"]
+        names = []  # train.py's choice alone
     for name in VARIANTS:
         if name in (arguments.variants or VARIANTS) and name not in variants(device):
             console.print(f"skipped: {name} (of no use on {device}, or not known to SAC)")

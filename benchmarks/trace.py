@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -52,6 +53,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     def job() -> int:
+        logging.getLogger("curl").setLevel(logging.WARNING)
         name = "plain" if arguments.plain else arguments.variant
         print(
             trace(

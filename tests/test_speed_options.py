@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from curl import networks
 from curl.agents.sac import SAC
 from curl.augmentations.crop import Crop
 from curl.capture import WARM_UP, Captured
@@ -89,6 +90,17 @@ def test_the_joint_update_is_another_method_that_still_learns(replay: ReplayBuff
             history[:5], "contrastive_loss"
         )
         assert averages(history[-10:], "critic_loss") < averages(history[:5], "critic_loss")
+
+
+@pytest.mark.skipif(not networks.FUSED_CONVOLUTION, reason="PyTorch without oneDNN")
+def test_the_fused_convolution_is_the_plain_one_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk = networks.ConvTrunk(channels=9, size=36)
+    pixels = torch.randint(0, 256, (4, 9, 36, 36), dtype=torch.uint8)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        fused = trunk(pixels)
+        monkeypatch.setattr(networks, "FUSED_CONVOLUTION", False)
+        assert torch.equal(fused, trunk(pixels))
+    assert fused.dtype == torch.bfloat16
 
 
 class CpuRecording:

@@ -4,7 +4,8 @@ optimality gap, performance profiles, probability of improvement, stratified boo
 
 It differs in one place: the probability of improvement has Newcombe's interval and a permutation
 test. The bootstrap's interval collapses to [1, 1] as soon as all runs of one variant beat all of
-the other, which three runs against three do one time in ten by luck alone.
+the other, which three runs against three do one time in ten by luck alone; at P = 0.92 with five
+seeds on one task it covers the truth 60 % of the time, Newcombe's 95 % (normal scores).
 
 Scores are float64 [T, S]: tasks (the strata) × seeds. Randomness comes from the generator given.
 """
@@ -24,6 +25,8 @@ RESAMPLES = 2_000  # of the bootstrap; moves an interval's ends by about 1 % of 
 PERMUTATIONS = 10_000
 LEVEL = 0.95
 Z = float(ndtri(0.5 + LEVEL / 2))
+
+Statistic = Callable[[np.ndarray], np.ndarray]  # scores [..., T, S] -> [...]
 
 
 class Estimate(NamedTuple):
@@ -59,7 +62,7 @@ AGGREGATES = {"IQM": iqm, "median": median, "mean": mean, "optimality gap": opti
 
 def bootstrap(
     scores: np.ndarray,
-    statistic: Callable[[np.ndarray], np.ndarray],
+    statistic: Statistic,
     generator: np.random.Generator,
     resamples: int = RESAMPLES,
 ) -> np.ndarray:
@@ -93,30 +96,27 @@ def probability_of_improvement(first: np.ndarray, second: np.ndarray) -> Estimat
     """P(a run of `first` scores higher than one of `second`), ties counting half, mean over tasks.
 
     The interval is Newcombe's pseudo-score interval of the Mann-Whitney statistic (2006, Statistics
-    in Medicine 25:559, method 5) in each task, and his square-and-add rule across tasks.
+    in Medicine 25:559, method 5). Over T tasks its variance at the mean is divided by T, which is
+    exact where tasks are alike and on the safe side (by concavity) where they are not.
 
     Args:
         first: float64 [T, S1].
         second: float64 [T, S2].
     """
     a, b = first[:, :, None], second[:, None, :]
-    wins = ((a > b) + 0.5 * (a == b)).mean(axis=(1, 2))  # [T]
-    ends = np.array([_newcombe(float(p), first.shape[1], second.shape[1]) for p in wins])
-    value = float(wins.mean())
-    low = value - np.sqrt(((wins - ends[:, 0]) ** 2).sum()) / len(wins)
-    high = value + np.sqrt(((wins - ends[:, 1]) ** 2).sum()) / len(wins)
-    return Estimate(value, float(max(low, 0)), float(min(high, 1)))
+    wins = ((a > b) + 0.5 * (a == b)).mean()
+    return Estimate(float(wins), *_newcombe(float(wins), *a.shape[:2], b.shape[2]))
 
 
 @lru_cache(maxsize=4096)
-def _newcombe(p: float, m: int, n: int) -> tuple[float, float]:
+def _newcombe(p: float, tasks: int, m: int, n: int) -> tuple[float, float]:
     spread = (m + n) / 2 - 1
 
     def distance(q: float) -> float:
-        variance = q * (1 - q) * (1 + spread * ((1 - q) / (2 - q) + q / (1 + q))) / (m * n)
-        return (p - q) ** 2 - Z**2 * variance
+        variance = q * (1 - q) * (1 + spread * ((1 - q) / (2 - q) + q / (1 + q)))
+        return (p - q) ** 2 - Z**2 * variance / (tasks * m * n)
 
-    nudge = 1e-9
+    nudge = 1e-9  # q = p = 1 solves it too, but is not the end that is looked for
     low: Any = brentq(distance, 0, p - nudge) if p > nudge else 0.0
     high: Any = brentq(distance, p + nudge, 1) if p < 1 - nudge else 1.0
     return low, high
