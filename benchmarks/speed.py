@@ -242,6 +242,8 @@ def command_line() -> argparse.Namespace:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
     arguments = parser.parse_args()
+    if min(arguments.batch or [1]) < 1:
+        parser.error("--batch: whole numbers >= 1")
     if arguments.json is not None and not arguments.json.resolve().parent.is_dir():
         parser.error(f"--json: there is no folder {arguments.json.resolve().parent}")
     return arguments
@@ -251,12 +253,12 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=True)
     logging.getLogger("curl").setLevel(logging.WARNING)  # one line a replay buffer is too many
     device = choose_device(arguments.device)
-    names = variants(device) if arguments.variants is None else arguments.variants
-    if arguments.quick and arguments.variants is None:
-        names = []  # train.py's choice alone
-    for name in VARIANTS:
-        if name in (arguments.variants or VARIANTS) and name not in variants(device):
-            console.print(f"skipped: {name} (of no use on {device}, or not known to SAC)")
+    wanted = arguments.variants
+    if wanted is None:
+        wanted = [] if arguments.quick else list(VARIANTS)
+    names = [name for name in wanted if name in variants(device)]
+    for name in set(wanted) - set(names):
+        console.print(f"skipped: {name} (of no use on {device}, or not known to SAC)")
     options: dict[str, Any] = {}
     try:
         backend = choose_opengl("auto", device)
@@ -269,7 +271,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings(
         device=device,
         batches=tuple(arguments.batch or ([128] if arguments.quick else [128, 512])),
-        variants=tuple(name for name in names if name in variants(device)),
+        variants=tuple(names),
         sizes=Sizes(transitions=1000 if arguments.quick else 2000),
         **options,
     )

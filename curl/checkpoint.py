@@ -24,6 +24,7 @@ log = logging.getLogger("curl")
 
 FORMAT = 1
 KEPT = 2
+KEYS = ("agent", "config", "counters", "segments")  # of a state file, and the trainer's own
 
 
 class CheckpointError(ValueError):
@@ -193,7 +194,7 @@ def read_state(path: Path, *, checksum: bool = False) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else None
         raise CheckpointError(f"{path} has checkpoint format {found}, this version reads {FORMAT}")
-    missing = [k for k in ("agent", "config", "segments", "counters") if k not in state]
+    missing = [key for key in KEYS if key not in state]
     if missing:
         raise CheckpointError(f"{path} is no checkpoint of a run: it lacks {', '.join(missing)}")
     keys = {"file", "first", "last", "sha256"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,20 @@ class Evaluator:
         self.processes = min(whole("eval_processes", processes), episodes)
         self._vector: AsyncVectorEnv | None = None
 
-    def __call__(self, agent: Agent, *, seed: int, video: Path | None = None) -> list[float]:
-        """Undiscounted returns, one float an episode; `video` shows the first as an MP4."""
+    def __call__(
+        self,
+        agent: Agent,
+        *,
+        seed: int,
+        video: Path | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> list[float]:
+        """Undiscounted returns, one float an episode; `video` shows the first as an MP4.
+
+        Raises:
+            InterruptedError: `stop`, asked before every step, said so.
+        """
+        self._stop = stop
         if self.processes > 1:
             seeds = range(seed, seed + self.episodes)
             if video is not None:
@@ -63,6 +75,10 @@ class Evaluator:
             self._vector.close()
             self._vector = None
 
+    def _go_on(self) -> None:
+        if self._stop():
+            raise InterruptedError("the evaluation was broken off")
+
     def _one_by_one(self, agent: Agent, seeds: Iterable[int], video: Path | None) -> list[float]:
         env = make_stacked_env(self.settings, self.frame_stack)
         returns: list[float] = []
@@ -72,6 +88,7 @@ class Evaluator:
                 frames, _ = env.reset(seed=seed)
                 total, over = 0.0, False
                 while not over:
+                    self._go_on()
                     if video is not None and not returns:
                         shots.append(display_frame(env))
                     obs = stack_of(torch.as_tensor(np.asarray(frames)).to(self.device))
@@ -94,6 +111,7 @@ class Evaluator:
         frames, _ = self._vector.reset(seed=[seeds[i % len(seeds)] for i in range(count)])
         totals, over = np.zeros(count), np.zeros(count, dtype=bool)
         while not over.all():
+            self._go_on()
             pixels = torch.as_tensor(frames).to(self.device).flatten(0, 1)  # [count * S, H, W, 3]
             rows = torch.arange(len(pixels), device=self.device).view(count, self.frame_stack)
             actions = agent.act(FrameStacks(pixels, rows), deterministic=True)

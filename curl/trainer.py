@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from curl.agents.base import Agent
-from curl.checkpoint import Checkpoints
+from curl.checkpoint import CheckpointError, Checkpoints
 from curl.checks import real, whole
 from curl.evaluation import Evaluator
 from curl.guard import RunError, StopSignal, Watched, require_finite
@@ -98,14 +98,16 @@ class Trainer:
         Raises:
             RunError: a non-finite number or a failing environment; a checkpoint was written.
         """
-        stop = StopSignal(self.logger.console.print)
+        self.stop = StopSignal(self.logger.console.print)
         self.resume()
         self.logger.progress.start()
         self.mark, self.marked_steps = time.monotonic(), self.agent_steps
         try:
-            while self.env_steps < self.budget and stop.number is None:
+            while self.env_steps < self.budget and self.stop.number is None:
                 if not self.in_episode:
                     self.between_episodes()
+                    if self.stop.number is not None:
+                        break
                     self.begin_episode()
                 if self.agent_steps < self.initial_steps:
                     action = self.random_action()
@@ -117,8 +119,8 @@ class Trainer:
                     self.log_training()
         except RunError as failure:
             raise self.failed(failure) from failure
-        self.finish(evaluate=stop.number is None)
-        return stop.number
+        self.finish()
+        return self.stop.number
 
     def update(self) -> None:
         """One update an agent step, once the buffer holds the initial steps."""
@@ -154,10 +156,7 @@ class Trainer:
 
     def between_episodes(self) -> None:
         if self.env_steps >= self.next_evaluation:
-            due = self.last_evaluation != self.env_steps
-            self.next_evaluation = (self.env_steps // self.eval_every + 1) * self.eval_every
-            if due:
-                self.evaluate()
+            self.evaluate()
         if self.env_steps >= self.next_checkpoint:
             self.next_checkpoint = self.env_steps - self.env_steps % self.checkpoint_every
             self.next_checkpoint += self.checkpoint_every
@@ -165,13 +164,28 @@ class Trainer:
                 self.checkpoint()
 
     def evaluate(self) -> None:
-        """Deterministic episodes in an environment of their own; a failure is only reported."""
-        self.last_evaluation = self.env_steps
+        """Deterministic episodes in environments of their own, once at an env step.
+
+        A failure is only reported; one that a signal breaks off is made up for on resuming.
+        """
+        if self.last_evaluation == self.env_steps:
+            return
         video = self.logger.folder / "videos" / f"{self.env_steps:08d}.mp4" if self.video else None
         try:
-            returns = self.evaluator(self.agent, seed=self.seed + EVALUATION_SEED, video=video)
+            returns = self.evaluator(
+                self.agent,
+                seed=self.seed + EVALUATION_SEED,
+                video=video,
+                stop=lambda: self.stop.number is not None,
+            )
+        except InterruptedError:
+            return
         except Exception as error:
             log.warning("the evaluation at %d env steps failed: %r", self.env_steps, error)
+            returns = []
+        self.last_evaluation = self.env_steps
+        self.next_evaluation = (self.env_steps // self.eval_every + 1) * self.eval_every
+        if not returns:
             return
         values = {
             "return_mean": float(np.mean(returns)),
@@ -195,9 +209,9 @@ class Trainer:
             f"{env_rate:.0f} env steps/s, {updates:.1f} updates/s, return {self.last_return:.0f}",
         )
 
-    def finish(self, *, evaluate: bool) -> None:
+    def finish(self) -> None:
         """A run that reached its budget is evaluated a last time; every run is checkpointed."""
-        if evaluate and self.last_evaluation != self.env_steps:
+        if self.stop.number is None:
             self.evaluate()
         self.logger.show(self.env_steps, f"return {self.last_return:.0f}")
         self.checkpoint()
@@ -241,6 +255,8 @@ class Trainer:
         if found is None:
             return
         state, segments = found
+        if missing := [name for name in COUNTERS if name not in state["counters"]]:
+            raise CheckpointError(f"the checkpoint lacks the counters {', '.join(missing)}")
         self.agent.load(state["agent"])
         for name in COUNTERS:
             setattr(self, name, state["counters"][name])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu, norm
 
@@ -57,6 +57,7 @@ def test_probability_of_improvement_by_hand(
     assert probability_of_improvement(np.array(first), np.array(second)).value == expected
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 5), min_size=1, max_size=8),
     st.lists(st.integers(0, 5), min_size=1, max_size=8),
@@ -152,11 +153,11 @@ def test_agrees_with_rliable() -> None:
     ):
         statistic = statistics.AGGREGATES[name]
         point, interval = library.get_interval_estimates(
-            {"first": first.T}, lambda scores, f=theirs: np.array([f(scores)]), reps=2000
+            {"first": first.T}, lambda scores, f=theirs: np.array([f(scores)]), reps=1000
         )
-        ours = bootstrap(first, statistic, rng(), resamples=2000)
+        ours = bootstrap(first, statistic, rng(), resamples=1000)
         assert ours[0] == pytest.approx(point["first"][0])
-        np.testing.assert_allclose(ours[1:], interval["first"][:, 0], atol=0.015)
+        np.testing.assert_allclose(ours[1:], interval["first"][:, 0], atol=0.02)
 
     thresholds = np.linspace(0, 1, 11)
     profile, _ = library.create_performance_profile({"first": first.T}, thresholds, reps=10)
@@ -168,6 +169,6 @@ def test_agrees_with_rliable() -> None:
     _, interval = library.get_interval_estimates(
         {"pair": (first.T, second.T)},
         lambda x, y: np.array([metrics.probability_of_improvement(x, y)]),
-        reps=500,
+        reps=300,
     )
     np.testing.assert_allclose(chance[1:], interval["pair"][:, 0], atol=0.08)

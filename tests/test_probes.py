@@ -7,7 +7,6 @@ leave a margin.
 from __future__ import annotations
 
 import pytest
-
 from probes import (
     BLACK,
     GREY,
