@@ -40,7 +40,7 @@ from benchmarks.timing import Timing, interleave, ratio
 from curl.cli import exits_with_one_line
 from curl.hardware import OpenGLError, choose_device, choose_opengl, machine, renders_in_software
 
-OTHER_SHADOWS = "plain, model's shadows"
+OTHER_SHADOWS = "plain, own shadows"
 
 MakeEnv = Callable[[int | None], gym.Env[Any, Any]]
 """Shadow map size (None: the model's own) -> an environment."""

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contenders import ACTION_REPEAT
-
-WHAT = {
-    "update": "update with sampling",
-    "sample": "sampling with its crops",
-    "act": "act",
-    "step": f"environment step ({ACTION_REPEAT} env steps, a frame)",
-    "render": "of that, rendering",
-    "run": "whole run: act, update, step, remember",
-}
 RATIOS = ("update", "sample", "act", "step", "render", "run")
 
 
@@ -30,6 +21,7 @@ def show(values: dict[str, Any], console: Console) -> None:
 
 def timings(values: dict[str, Any]) -> Table:
     table = Table(
+        box=box.SIMPLE,
         title=f"{values['device']}, {values['threads']} threads, torch {values['torch_version']}",
         caption="medians and quartiles; 'plain /' is plain's time over this one's, round by round",
     )
@@ -47,11 +39,11 @@ def timings(values: dict[str, Any]) -> Table:
         group = (row["what"], row["batch"])
         if before not in (None, group):
             table.add_section()
-        label = WHAT[row["what"]] if before != group else ""
+        label = row["what"] if before != group else ""
         cells = [label, str(row["batch"] or ""), row["contender"]]
-        cells += [f"{row['median_ms']:.3g}", span(row["q1_ms"], row["q3_ms"])]
+        cells += [number(row["median_ms"]), span(row["q1_ms"], row["q3_ms"])]
         if speedup := against.get((*group, row["contender"])):
-            cells += [f"{speedup['median']:.3g}", span(speedup["q1"], speedup["q3"])]
+            cells += [number(speedup["median"]), span(speedup["q1"], speedup["q3"])]
         table.add_row(*cells)
         before = group
     return table
@@ -60,15 +52,14 @@ def timings(values: dict[str, Any]) -> Table:
 def floors(values: dict[str, Any]) -> Table:
     best = values["machine"]
     table = Table(
+        box=box.SIMPLE,
         title="Floor of an update",
         caption=f"best measured here: {best['float32_tflops']:.3g} TFLOP/s in float32, "
         f"{best['bfloat16_tflops']:.3g} in bfloat16, copies {best['copy_gb_per_s']:.3g} GB/s",
     )
     columns = {
-        "gflop": "GFLOP",
-        "encoder_forwards": "encoder forwards",
-        "megabytes": "MB",
-        "compute_ms": "arithmetic ms",
+        "encoder_forwards": "forwards",
+        "compute_ms": "compute ms",
         "memory_ms": "memory ms",
         "floor_ms": "floor ms",
         "time_over_floor": "time / floor",
@@ -78,7 +69,7 @@ def floors(values: dict[str, Any]) -> Table:
     for column in columns.values():
         table.add_column(column, justify="right")
     for row in values["floor"]:
-        numbers = [f"{row[name]:.3g}" for name in columns]
+        numbers = [number(row[name]) for name in columns]
         table.add_row(str(row["batch"]), row["contender"], *numbers)
     return table
 
@@ -111,4 +102,9 @@ def lines(values: dict[str, Any]) -> list[str]:
 
 
 def span(low: float, high: float) -> str:
-    return f"{low:.3g}-{high:.3g}"
+    return f"{number(low)}-{number(high)}"
+
+
+def number(value: float) -> str:
+    """Three figures, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

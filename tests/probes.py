@@ -115,6 +115,7 @@ def learn(
     frame_stack: int = 1,
     contrast: bool = False,
     temperature: float = 1e-3,
+    learning_rate: float = 3e-3,
     seed: int = 0,
 ) -> SAC:
     """Train a small SAC on a probe: 64 random steps, then act, update, step."""
@@ -131,7 +132,7 @@ def learn(
         discount=discount,
         hidden_dim=32,
         latent_dim=8,
-        learning_rate=3e-3,
+        learning_rate=learning_rate,
         initial_temperature=temperature,
         critic_tau=0.1,
         encoder_tau=0.1,

@@ -1,7 +1,7 @@
 """The agent learns what is known to be right on each probe environment (tests/probes.py).
 
-Over three seeds, values ended within 0.1 and actions within 0.12 of the right ones; the tolerances
-leave a margin.
+Over three seeds, values ended within 0.03 (with the contrastive loss within 0.13) and actions
+within 0.1 of the right ones; the tolerances leave a margin.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from probes import (
     q_value,
 )
 
-VALUE, ACTION = 0.15, 0.25  # tolerances
+VALUE, ACTION = 0.2, 0.25  # tolerances
 ENTROPY = 0.1  # initial temperature that explores actions; elsewhere entropy is worth nothing
 sac_and_curl = pytest.mark.parametrize(
     "contrast", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["sac", "curl"]
@@ -54,7 +54,14 @@ def test_the_value_is_read_off_the_frame(contrast: bool) -> None:
 
 @sac_and_curl
 def test_a_later_reward_is_discounted_and_the_stack_remembers_it(contrast: bool) -> None:
-    agent = learn(Delayed, updates=300, discount=0.6, frame_stack=2, contrast=contrast)
+    agent = learn(
+        Delayed,
+        updates=300,
+        discount=0.6,
+        frame_stack=2,
+        contrast=contrast,
+        learning_rate=1e-3,  # at 3e-3 the contrastive loss shakes the values
+    )
     assert q_value(agent, WHITE, WHITE) == pytest.approx(0.6, abs=VALUE)
     assert q_value(agent, BLACK, BLACK) == pytest.approx(-0.6, abs=VALUE)
     assert q_value(agent, WHITE, GREY) == pytest.approx(1, abs=VALUE)
