@@ -25,6 +25,8 @@ LAYERS = (
         "checkpoint",
         "guard",
         "lock",
+        "capture",
+        "optimisation",
     ),
     ("agents",),
     ("evaluation",),

@@ -249,11 +249,13 @@ def test_what_must_not_be_mixed_is_refused(
 def test_runs_of_one_variant_with_different_settings_are_refused(tmp_path: Path) -> None:
     make_run(tmp_path, seed=1)
     make_run(tmp_path, seed=2, batch_size=512)
-    assert "crop mixes settings: " in refused(tmp_path)
+    message = refused(tmp_path)
+    assert message.startswith("crop mixes settings: ")
+    assert message.endswith("seed_2 512; compare --by batch_size")
     other = make_run(tmp_path / "again", seed=1, objective__name="none")
     message = refused(tmp_path / TASKS[0] / "curl-crop-infonce" / "seed_1", other)
     assert message.startswith("two runs of crop on cartpole_swingup with seed 1: ")
-    assert message.endswith("they differ in objective.name: compare --by that, or label")
+    assert message.endswith("they differ in objective.name; compare --by objective.name, or label")
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

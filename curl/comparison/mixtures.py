@@ -15,11 +15,16 @@ def twice(cell: Cell, one: Run, other: Run) -> str:
     """The refusal of two runs in one place of the grid."""
     variant, task, seed = cell
     here, there = one.settings(), other.settings()
-    keys = [k for k in here.keys() | there.keys() if here.get(k) != there.get(k)]
+    keys = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
     both = f"two runs of {variant} on {task} with seed {seed}: {one.name} and {other.name}"
     if not keys:
         return both
-    return f"{both}; they differ in {', '.join(sorted(keys))}: compare --by that, or label"
+    return f"{both}; they differ in {', '.join(keys)}; {_instead(one, other, keys[0])}"
+
+
+def _instead(one: Run, other: Run, key: str) -> str:
+    labels = one.config.get("label"), other.config.get("label")
+    return f"compare --by {key}" + ", or label" * (labels[0] != labels[1])
 
 
 def refuse_mixtures(keyed: Mapping[Cell, Run]) -> None:
@@ -46,7 +51,7 @@ def refuse_mixtures(keyed: Mapping[Cell, Run]) -> None:
             if here[key] != there[key]:
                 raise ValueError(
                     f"{variant} mixes settings: {one.name} has {key}={here[key]}, "
-                    f"{run.name} {there[key]}; compare --by {key}, or label"
+                    f"{run.name} {there[key]}; {_instead(one, run, key)}"
                 )
 
 

@@ -86,7 +86,7 @@ def _scores(comparison: Comparison) -> Rows:
                 rows.append([task, variant, "incomplete", NONE, NONE])
                 continue
             last = cell.returns[:, -1]
-            spread = f"{last.mean():.0f} ± {last.std():.0f}"
+            spread = f"{last.mean():.0f}" + f" ± {last.std():.0f}" * (len(last) > 1)
             rows.append([task, variant, interval(cell.score), spread, interval(cell.area)])
         if paper and (reference := published(task, grid.at)):
             spread = f"{reference[0]} ± {reference[1]}"
