@@ -187,7 +187,7 @@ def test_joint_gradient_is_the_sum_of_the_two() -> None:
     assert changed(joint, before) == MODULES
 
 
-# -- losses -------------------------------------------------------------------------------------------
+# -- losses ---------------------------------------------------------------------------------------
 
 
 def test_a_terminated_transition_is_worth_its_reward() -> None:
@@ -227,7 +227,7 @@ def test_actor_climbs_q_when_temperature_is_negligible() -> None:
     assert sum(losses[-10:]) < sum(losses[:10])
 
 
-# -- gradient norms -----------------------------------------------------------------------------------
+# -- gradient norms -------------------------------------------------------------------------------
 
 
 def test_step_returns_the_norm_of_the_gradient_it_took() -> None:
