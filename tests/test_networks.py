@@ -68,6 +68,17 @@ def test_trunk_leaves_its_input_alone() -> None:
     assert torch.equal(fractions, before)
 
 
+@pytest.mark.parametrize("size", [84, 21])
+def test_passes_without_gradient_compute_the_same(size: int) -> None:
+    """On a CPU they take a fused kernel in bfloat16; targets must not differ by it."""
+    trunk, pixels = ConvTrunk(channels=9, size=size), images(size=size)
+    for precise in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not precise):
+            trained = trunk(pixels)
+            with torch.no_grad():
+                assert torch.equal(trunk(pixels), trained)
+
+
 # -- heads -----------------------------------------------------------------------------------------
 
 
