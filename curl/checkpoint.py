@@ -31,23 +31,32 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or of another format."""
 
 
-def save_file(path: Path, content: Any) -> str:
-    """Write `content` aside, flush it, rename it to `path`; return its SHA-256."""
+def save_file(path: Path, content: Any, *, checksum: Path | None = None) -> str:
+    """Write `content` aside, flush it, rename it to `path`; return its SHA-256.
+
+    With `checksum` the digest goes to that file; without it, `path` counts as incomplete.
+    """
     aside = path.with_name(path.name + ".aside")
+    digest_aside = path.with_name(path.name + ".sha256.aside")
     try:
         with aside.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
         digest = sha256(aside)
+        if checksum is not None:
+            digest_aside.write_text(digest + "\n")
+            checksum.unlink(missing_ok=True)  # of an earlier file of this name
         aside.replace(path)
+        if checksum is not None:
+            digest_aside.replace(checksum)
         _flush_folder(path.parent)
-    except RuntimeError as error:  # torch.save wraps the disk's errors
+    except (OSError, RuntimeError) as error:  # torch.save wraps the disk's errors
         aside.unlink(missing_ok=True)
+        digest_aside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise
         raise OSError(f"cannot write {path.name}: {error}") from None
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
     return digest
 
 
@@ -111,10 +120,8 @@ class Checkpoints:
                 digest = save_file(self.folder / name, export(first, newest))
                 segments.append({"file": name, "first": first, "last": newest, "sha256": digest})
         path = self.folder / f"{kind}-{env_steps}.pt"
-        checksum = path.with_suffix(".sha256")
-        checksum.unlink(missing_ok=True)  # of an earlier file of this name
-        digest = save_file(path, {"format": FORMAT, "segments": segments, **state})
-        checksum.write_text(digest + "\n")
+        content = {"format": FORMAT, "segments": segments, **state}
+        save_file(path, content, checksum=path.with_suffix(".sha256"))
         if kind == "state":
             self.segments = self._needs[path.name] = segments
             self._tidy()
@@ -199,7 +206,9 @@ def read_state(path: Path, *, checksum: bool = False) -> dict[str, Any]:
         raise CheckpointError(f"{path} is no checkpoint of a run: it lacks {', '.join(missing)}")
     keys = {"file", "first", "last", "sha256"}
     segments = state["segments"]
-    if not (isinstance(segments, list) and all(set(s) == keys for s in segments)):
+    if not (
+        isinstance(segments, list) and all(isinstance(s, dict) and set(s) == keys for s in segments)
+    ):
         raise CheckpointError(f"{path} is damaged: its list of frame files is not one")
     return state
 

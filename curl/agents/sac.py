@@ -266,6 +266,9 @@ class SAC(Agent):
 
     def load(self, state: Mapping[str, Any]) -> None:
         try:
+            for kind, ours in (("modules", self._modules()), ("optimizers", self.optimizers)):
+                if set(state[kind]) != set(ours):
+                    raise ValueError(f"{kind} {', '.join(state[kind])}")
             for name, module in self._modules().items():
                 module.load_state_dict(state["modules"][name])
             for name, optimizer in self.optimizers.items():
@@ -275,9 +278,8 @@ class SAC(Agent):
             self.updates = int(state["updates"])
             if self._captured is not None:
                 self._captured.forget()
-        except (KeyError, RuntimeError, TypeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"the saved agent does not fit this one: {reason}") from None
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"the saved agent does not fit this one: {str(error)[:200]}") from None
 
     def _modules(self) -> dict[str, nn.Module]:
         names = ["trunk", "actor", "critic", "target_trunk", "target_critic"]
