@@ -1,8 +1,7 @@
 """SAC on pixels with an optional auxiliary objective on the query encoder: with InfoNCE, CURL.
 
-Soft Actor-Critic (Haarnoja et al. 2018) with learnt temperature, as CURL (Laskin, Srinivas and
-Abbeel 2020, section 4) puts it on pixels. Symbols: trunk and critic.projection make the query
-encoder f_q; their moving averages, the target critic's, make the key encoder f_k.
+Soft Actor-Critic (Haarnoja et al. 2018) as CURL (Laskin, Srinivas and Abbeel 2020, section 4) puts
+it on pixels. Trunk and critic.projection make f_q; their moving averages, the target critic's, f_k.
 
 What differs from the paper: nothing known; its Table 3 is `configs/agent/curl.yaml`.
 What differs from the reference code: the crop draws all offsets; the contrastive step has one
