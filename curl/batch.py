@@ -54,6 +54,8 @@ class FrameStacks:
             uint8 [B, S*C, size, size], channels-last in memory.
         """
         _, height, width, colours = self.frames.shape
+        if size > min(height, width):
+            raise ValueError(f"a window of {size} pixels does not fit frames of {height} x {width}")
         batch, depth = self.rows.shape
         # every horizontal run of `size` pixels in the store, as overlapping rows of one view
         runs = self.frames.view(-1).unfold(0, size * colours, colours)

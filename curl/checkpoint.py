@@ -34,7 +34,8 @@ class CheckpointError(ValueError):
 def save_file(path: Path, content: Any, *, checksum: Path | None = None) -> str:
     """Write `content` aside, flush it, rename it to `path`; return its SHA-256.
 
-    With `checksum` the digest goes to that file; without it, `path` counts as incomplete.
+    With `checksum` the digest goes to that file first, beside that of the file it replaces: so
+    there is no moment at which `path` is without its checksum.
     """
     aside = path.with_name(path.name + ".aside")
     digest_aside = path.with_name(path.name + ".sha256.aside")
@@ -45,11 +46,13 @@ def save_file(path: Path, content: Any, *, checksum: Path | None = None) -> str:
             os.fsync(file.fileno())
         digest = sha256(aside)
         if checksum is not None:
-            digest_aside.write_text(digest + "\n")
-            checksum.unlink(missing_ok=True)  # of an earlier file of this name
-        aside.replace(path)
-        if checksum is not None:
+            before = [sha256(path)] if path.exists() else []
+            with digest_aside.open("w") as file:
+                file.write("\n".join([digest, *before]) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
             digest_aside.replace(checksum)
+        aside.replace(path)
         _flush_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save wraps the disk's errors
         aside.unlink(missing_ok=True)
@@ -61,9 +64,12 @@ def save_file(path: Path, content: Any, *, checksum: Path | None = None) -> str:
 
 
 def load_file(path: Path, digest: str | None = None) -> Any:
-    """Read what `save_file` wrote, onto the CPU. `CheckpointError` if damaged."""
+    """Read what `save_file` wrote, onto the CPU. `CheckpointError` if damaged.
+
+    `digest`: the SHA-256 it must have, or several, one a line.
+    """
     try:
-        if digest is not None and sha256(path) != digest:
+        if digest is not None and sha256(path) not in digest.split():
             raise CheckpointError(f"{path} is damaged: its checksum is another")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

@@ -29,6 +29,8 @@ from curl.checks import choice
 
 log = logging.getLogger("curl")
 
+MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # of a bad line
+
 
 class Logger:
     """Args: folder of the run; `wandb`: auto, online, offline or disabled; the budget to show.
@@ -65,15 +67,22 @@ class Logger:
         """Seconds trained, over all resumptions."""
         return self.wall_before + time.monotonic() - self.started
 
-    def resume(self, env_steps: int, wall_time: float) -> None:
-        """Drop rows beyond the restored step, and any half line, and go on from there."""
+    def resume(self, env_steps: int, wall_time: float, last_evaluation: int | None = None) -> None:
+        """Drop rows beyond the restored step, and any half line, and go on from there.
+
+        Evaluations after `last_evaluation` will be made again, so their rows go as well.
+        """
         self.wall_before, self.started = wall_time, time.monotonic()
         if not self.path.exists():
             return
         kept = []
         for line in self.path.read_text(errors="replace").splitlines():
-            with contextlib.suppress(ValueError, TypeError, KeyError):
-                if json.loads(line)["env_steps"] <= env_steps:
+            with contextlib.suppress(*MALFORMED):
+                row = json.loads(line)
+                last = env_steps
+                if last_evaluation is not None and row.get("kind") == "evaluation":
+                    last = min(env_steps, last_evaluation)
+                if row["env_steps"] <= last:
                     kept.append(line + "\n")
         aside = self.path.with_suffix(".aside")
         aside.write_text("".join(kept))

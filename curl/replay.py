@@ -58,6 +58,8 @@ class ReplayBuffer:
         self.device = device or torch.device("cpu")
         self.target = target or self.device
         self.rows = capacity + capacity // 64 + frame_stack + 1
+        whole("frame_size", frame_size)
+        whole("action_dim", action_dim)
         shape = (self.rows, frame_size, frame_size, 3)
         needed = int(np.prod(shape)) + self.rows * (4 * action_dim + 29)
         free = free_bytes(self.device)

@@ -253,6 +253,7 @@ class Trainer:
         """Go on from the run folder's newest sound checkpoint, if there is one."""
         found = self.checkpoints.load()
         if found is None:
+            self.logger.resume(-1, 0.0)  # rows of a run that was killed before its first one
             return
         state, segments = found
         if missing := [name for name in COUNTERS if name not in state["counters"]]:
@@ -265,7 +266,7 @@ class Trainer:
             self.generator.set_state(state["generator"])
         except (RuntimeError, TypeError):
             log.warning("the checkpoint was made on another device: random numbers begin anew")
-        self.logger.resume(self.env_steps, state["wall_time"])
+        self.logger.resume(self.env_steps, state["wall_time"], self.last_evaluation)
         if segments:
             self.replay.restore(segments, state["replay"])
         if self.in_episode and not (segments and self.replay_episode()):

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ ENVIRONMENT = os.environ | {
     "WANDB_MODE": "disabled",
     "COLUMNS": "1000",
 }
+LATER = [pytest.mark.slow, pytest.mark.xfail(strict=True, reason="not mended yet")]
 CLOCK = ("wall_time", "updates_per_second", "env_steps_per_second")
 
 
@@ -120,7 +122,7 @@ def test_running_it_again_changes_nothing(finished: Path, copy: Path) -> None:
 @pytest.mark.slow
 def test_an_evaluation_leaves_a_video(tmp_path: Path) -> None:
     train(tmp_path, env_steps=50, video=True)
-    assert [path.name for path in (tmp_path / "videos").iterdir()] == [
+    assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == [
         "00000000.mp4",
         "00000050.mp4",
     ]
@@ -233,6 +235,11 @@ def assert_refused(done: subprocess.CompletedProcess[str], reason: str) -> None:
         pytest.param({"opengl": "garbage"}, "opengl must be one of", marks=pytest.mark.slow),
         pytest.param({"objective__name": "x"}, "infonce", marks=pytest.mark.slow),
         pytest.param({"task__env_id": "CartPole-v1"}, "continuous", marks=pytest.mark.slow),
+        pytest.param({"seed": "abc"}, "seed must be a whole number >= 0", marks=LATER),
+        pytest.param({"threads": -1}, "threads must be a whole number >= 0", marks=LATER),
+        pytest.param({"frame_stack": "abc"}, "frame_stack must be a whole number", marks=LATER),
+        pytest.param({"render_size": 30}, "36 pixels does not fit frames of 30", marks=LATER),
+        pytest.param({"replay__device": "abc"}, "replay.device must be one of", marks=LATER),
     ],
     ids=str,
 )
@@ -245,6 +252,13 @@ def test_bad_input_is_refused_in_one_line(
 def test_a_garbled_mujoco_gl_is_refused(tmp_path: Path) -> None:
     done = run(command(tmp_path), MUJOCO_GL="garbage")
     assert_refused(done, "MUJOCO_GL must be egl, osmesa or glfw; got 'garbage'")
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="not mended yet")
+@pytest.mark.skipif(find_library("OSMesa") is None, reason="no libosmesa6")
+def test_a_refusal_under_osmesa_is_one_line_too(tmp_path: Path) -> None:
+    assert_refused(run(command(tmp_path, batch_size=-1), MUJOCO_GL="osmesa"), "batch_size")
 
 
 def test_other_settings_in_the_same_folder_are_refused(finished: Path) -> None:
@@ -260,6 +274,16 @@ def truncate_states(folder: Path) -> None:
 def test_damage_to_all_checkpoints_is_refused(copy: Path) -> None:
     truncate_states(copy)
     assert_refused(run(command(copy)), "checkpoints in")
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="not mended yet")
+def test_damage_to_all_checkpoints_is_refused_again(finished: Path, copy: Path) -> None:
+    """Not taken for a new run the second time, which would cost the metrics."""
+    truncate_states(copy)
+    for _ in range(2):
+        assert_refused(run(command(copy)), "checkpoints in")
+    assert rows(copy) == rows(finished)
 
 
 # -- eval.py -------------------------------------------------------------------------------------
@@ -294,6 +318,15 @@ def test_eval_prints_and_writes_what_it_measured(copy: Path, tmp_path: Path) -> 
     assert again["returns"] == result["returns"] and first != last
     assert json.loads(out.read_text()) == [result, again]
     assert_plays(Path(result["video"]), frames=20)
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="not mended yet")
+def test_eval_of_a_state_file_names_the_file_it_wrote(copy: Path) -> None:
+    done = evaluate(copy / "checkpoints" / "state-4000.pt", "--episodes", 1)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((copy / "evaluation.json").read_text())["env_steps"] == 4000
+    assert f"{copy}/evaluation.json" in done.stdout
 
 
 def no_run(folder: Path) -> None:

@@ -266,8 +266,8 @@ class SAC(Agent):
     def load(self, state: Mapping[str, Any]) -> None:
         try:
             for kind, ours in (("modules", self._modules()), ("optimizers", self.optimizers)):
-                if set(state[kind]) != set(ours):
-                    raise ValueError(f"{kind} {', '.join(state[kind])}")
+                if differing := set(state[kind]) ^ set(ours):
+                    raise ValueError(f"{kind} differ: {', '.join(sorted(differing))}")
             for name, module in self._modules().items():
                 module.load_state_dict(state["modules"][name])
             for name, optimizer in self.optimizers.items():
