@@ -140,11 +140,11 @@ class Logger:
         mode = os.environ.get("WANDB_MODE", mode) if mode == "auto" else mode
         if mode == "disabled":
             return None
+        os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
         if mode == "auto":
             mode = "online" if wandb.api.api_key else "offline"
-        os.environ.setdefault("WANDB_SILENT", "true")
         marker = self.folder / "wandb_id"
         if not marker.exists():
             marker.write_text(uuid.uuid4().hex[:8])

@@ -44,6 +44,15 @@ def test_every_choice_composes(group: str, name: str) -> None:
         assert name == config[group].get("label", config[group].get("name"))
 
 
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("experiment/*.yaml")), ids=lambda p: p.stem)
+def test_an_experiment_overrules_the_defaults(path: Path) -> None:
+    config = composed(f"experiment={path.stem}")
+    wanted = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(wanted, dict)
+    for key, value in wanted.items():
+        assert key == "defaults" or config[key] == value
+
+
 @pytest.mark.parametrize(
     ("group", "name"), [choice for choice in CHOICES if choice[0] not in ("task", "experiment")]
 )
