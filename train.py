@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from curl import agents, augmentations, objectives
 from curl.cli import exits_with_one_line, fail_on_unknown_keys
@@ -139,8 +141,12 @@ def save_config(folder: Path, config: dict[str, Any], used: dict[str, Any]) -> N
     path = folder / "config.yaml"
     folder.mkdir(parents=True, exist_ok=True)
     if path.exists() and any((folder / "checkpoints").glob("state-*.pt")):
-        before = OmegaConf.to_container(OmegaConf.load(path))
-        assert isinstance(before, dict)
+        try:
+            before = OmegaConf.to_container(OmegaConf.load(path))
+        except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from None
+        if not isinstance(before, dict):
+            raise ValueError(f"{path} cannot be read: it holds no configuration")
         differing = [
             f"{key}={value!r} (there: {before.get(key)!r})"
             for key, value in config.items()

@@ -14,6 +14,7 @@ import contextlib
 import json
 import logging
 import math
+import netrc
 import os
 import time
 import uuid
@@ -144,7 +145,7 @@ class Logger:
         import wandb
 
         if mode == "auto":
-            mode = "online" if wandb.api.api_key else "offline"
+            mode = "online" if _logged_in() else "offline"
         marker = self.folder / "wandb_id"
         if not marker.exists():
             marker.write_text(uuid.uuid4().hex[:8])
@@ -162,6 +163,16 @@ class Logger:
         except Exception as error:
             log.warning("wandb is not available, metrics go to %s only: %s", self.path, error)
             return None
+
+
+def _logged_in() -> bool:
+    """Whether wandb has a key: in the environment or from `wandb login`, which writes ~/.netrc."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 def _plain(value: Any) -> Any:
