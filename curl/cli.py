@@ -52,7 +52,7 @@ def show_warnings() -> None:
 def nearest(key: str, keys: Iterable[str]) -> str:
     """A hint that names the likely key, or nothing."""
     found = difflib.get_close_matches(key, list(keys), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]}?" if found else ""
+    return f"; did you mean {found[0]}" if found else ""
 
 
 def fail_on_unknown_keys(folder: Path, name: str) -> None:
@@ -79,9 +79,7 @@ def fail_on_unknown_keys(folder: Path, name: str) -> None:
             elif match := re.search(r"Could not find '([^/']+)/([^']+)'", text):
                 group, name = match[1], match[2]
                 known = sorted(p.stem for p in (folder / group).glob("*.yaml"))
-                text = (
-                    f"unknown {group} {name!r}{nearest(name, known)}; there are {', '.join(known)}"
-                )
+                text = f"unknown {group} {name!r}{nearest(name, known)}; known: {', '.join(known)}"
             sys.exit(refuse(text))
 
 
