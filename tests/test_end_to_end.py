@@ -97,7 +97,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 
 def test_a_run_leaves_metrics_and_checkpoints(finished: Path) -> None:
-    assert (finished / "config.yaml").read_text().startswith("task:")
+    assert (finished / "config.yaml").read_text().startswith("seed:")
     assert (finished / "checkpoints" / "state-5000.pt").exists()
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for row in rows(finished):
