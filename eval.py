@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -55,9 +56,8 @@ def evaluate_run(
         config = state["config"]
         env_steps = int(state["counters"]["agent_steps"]) * config["task"]["action_repeat"]
         environment = environment_settings(config, renders_in_software(backend, device))
-        env = make_env(**environment)
-        action_dim = int(env.action_space.shape[0])  # pyright: ignore[reportOptionalSubscript]
-        env.close()
+        with contextlib.closing(make_env(**environment)) as env:
+            action_dim = int(env.action_space.shape[0])  # pyright: ignore[reportOptionalSubscript]
         generator = seed_everything(seed, device)
         agent = build_agent(config, action_dim=action_dim, generator=generator)
         agent.load(state["agent"])
@@ -77,6 +77,7 @@ def evaluate_run(
         evaluator.close()
     result: dict[str, Any] = {
         "run": str(run),
+        "file": str(folder / "evaluation.json"),
         "task": config["task"]["name"],
         "env_steps": env_steps,
         "episodes": episodes,
@@ -117,7 +118,7 @@ def show(results: list[dict[str, Any]]) -> None:
     console = Console()
     console.print(table)
     for r in results:
-        console.print(f"{Path(r['run']) / 'evaluation.json'}", r.get("video", ""), soft_wrap=True)
+        console.print(r["file"], r.get("video", ""), soft_wrap=True)
 
 
 def evaluate_all(arguments: argparse.Namespace) -> int:

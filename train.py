@@ -5,6 +5,7 @@ The one place where everything is built. The same command in the same folder res
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from curl import agents, augmentations, objectives
+from curl.checks import choice, whole
 from curl.cli import exits_with_one_line, fail_on_unknown_keys
 from curl.hardware import (
     choose_device,
@@ -35,12 +37,27 @@ def train(config: dict[str, Any]) -> int:
     """One run from a plain configuration; returns the process's exit code."""
     from curl.lock import locked
 
-    with locked(Path(config["run_dir"])):
-        return train_locked(config)
+    require_shape(config)
+    with locked(Path(config["run_dir"])), contextlib.ExitStack() as stack:
+        return train_locked(config, stack)
 
 
-def train_locked(config: dict[str, Any]) -> int:
-    """Build every part and run the trainer; the run folder is ours alone."""
+def require_shape(config: dict[str, Any]) -> None:
+    """Refuse what nothing below would refuse by name."""
+    for group in ("task", "agent", "augmentation", "objective", "replay", "logger"):
+        if not isinstance(config[group], dict):
+            raise ValueError(f"{group} must be a group of settings, got {config[group]!r}")
+    texts = {"run_dir": config["run_dir"], "task.env_id": config["task"]["env_id"]}
+    for name, text in texts.items():
+        if not isinstance(text, str) or not text:
+            raise ValueError(f"{name} must be a text, got {text!r}")
+    whole("threads", config["threads"], at_least=0)
+    whole("frame_stack", config["frame_stack"])
+    choice("replay.device", config["replay"]["device"], ("auto", "cpu"))
+
+
+def train_locked(config: dict[str, Any], stack: contextlib.ExitStack) -> int:
+    """Build every part and run the trainer; `stack` closes what was opened, come what may."""
     import torch
 
     if config["threads"]:
@@ -59,6 +76,7 @@ def train_locked(config: dict[str, Any]) -> int:
     generator = seed_everything(config["seed"], device)
     environment = environment_settings(config, renders_in_software(backend, device))
     env = make_env(**environment)
+    stack.callback(env.close)
     action_dim = int(env.action_space.shape[0])  # pyright: ignore[reportOptionalSubscript]
     agent = build_agent(config, action_dim=action_dim, generator=generator)
     replay_device = device if config["replay"]["device"] == "auto" else torch.device("cpu")
@@ -73,6 +91,7 @@ def train_locked(config: dict[str, Any]) -> int:
     used = {"machine": machine(), "opengl": backend, "shadow_size": environment["shadow_size"]}
     save_config(folder, config, used)
     logger = Logger(folder=folder, budget=config["env_steps"], config=config, **config["logger"])
+    stack.callback(logger.close)
     logger.console.print(
         f"{folder}: {environment['env_id']}, {device}, {agent.precision}, {backend}"
     )
@@ -85,6 +104,7 @@ def train_locked(config: dict[str, Any]) -> int:
         device=device,
         processes=parallel if processes == "auto" else processes,
     )
+    stack.callback(evaluator.close)
     names = ("seed", "env_steps", "batch_size", "initial_steps", "eval_every")
     names += ("checkpoint_every", "save_replay", "log_every", "video", "env_timeout")
     trainer = Trainer(
@@ -99,12 +119,7 @@ def train_locked(config: dict[str, Any]) -> int:
         action_repeat=environment["action_repeat"],
         **{name: config[name] for name in names},
     )
-    try:
-        stopped_by = trainer.run()
-    finally:
-        logger.close()
-        evaluator.close()
-        env.close()
+    stopped_by = trainer.run()
     return 0 if stopped_by is None else 128 + stopped_by
 
 

@@ -136,9 +136,10 @@ class Checkpoints:
     def load(self) -> tuple[dict[str, Any], list[Any]] | None:
         """The newest sound checkpoint with its frame files; None if there is none at all.
 
-        A damaged one is passed over with a warning. `CheckpointError` if all are damaged.
+        A damaged one is passed over with a warning, and put aside once a sound one is found.
+        `CheckpointError` if all are damaged; then nothing on the disk is changed.
         """
-        states = self.states()
+        states, damaged = self.states(), []
         for path in reversed(states):
             try:
                 state = read_state(path, checksum=True)
@@ -147,8 +148,10 @@ class Checkpoints:
                 ]
             except CheckpointError as error:
                 log.warning("%s; trying the checkpoint before it", error)
-                path.rename(path.with_suffix(".damaged"))
+                damaged.append(path)
                 continue
+            for bad in damaged:
+                bad.rename(bad.with_suffix(".damaged"))
             self.segments = self._needs[path.name] = list(state["segments"])
             return state, frames
         if states:

@@ -39,3 +39,10 @@ def choice(name: str, value: object, allowed: Iterable[object]) -> None:
     near = difflib.get_close_matches(str(value), options, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(f"{name} must be one of {', '.join(options)}; got {str(value)!r}{hint}")
+
+
+def flag(name: str, value: object) -> bool:
+    """`value` as true or false; `ValueError` otherwise."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+    return value

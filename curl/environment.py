@@ -52,7 +52,8 @@ def make_env(
     whole("action_repeat", action_repeat)
     whole("render_size", render_size)
     env = _make(env_id, render_size, camera)
-    if not isinstance(env.action_space, gym.spaces.Box):
+    space = env.action_space
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
         raise ValueError(f"{env_id} has actions {env.action_space}; continuous ones are needed")
     physics = getattr(env.unwrapped, "physics", None)
     if shadow_size is not None and physics is not None:
@@ -99,7 +100,7 @@ def square(pixels: np.ndarray, size: int) -> np.ndarray:
 def _make(env_id: str, size: int, camera: int) -> gym.Env[Any, Any]:
     try:
         spec = gym.spec(env_id)
-    except gym.error.Error as error:
+    except (gym.error.Error, ImportError) as error:
         raise ValueError(f"unknown environment {env_id!r}: {error}") from None
     keywords: dict[str, Any] = {}
     if env_id.startswith("dm_control/"):
@@ -110,3 +111,5 @@ def _make(env_id: str, size: int, camera: int) -> gym.Env[Any, Any]:
         return gym.make(env_id, render_mode="rgb_array", **keywords)
     except gym.error.DependencyNotInstalled as error:
         raise ValueError(f"{env_id} needs a package that is not installed: {error}") from None
+    except (gym.error.Error, ImportError, AssertionError, TypeError) as error:
+        raise ValueError(f"{env_id} cannot be made with rgb_array rendering: {error}") from None

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from curl.checks import choice
+from curl.checks import choice, whole
 
 OPENGL_LIBRARIES = {
     "egl": ("libEGL.so.1", "libGL.so.1"),
@@ -118,7 +118,7 @@ def free_bytes(device: torch.device) -> int:
 
 def seed_everything(seed: int, device: torch.device) -> torch.Generator:
     """Seed the global generators (initialisation) and return the run's own, on `device`."""
-    random.seed(seed)
+    random.seed(whole("seed", seed, at_least=0))
     np.random.seed(seed % 2**32)  # noqa: NPY002  dm_control tasks may fall back on it
     torch.manual_seed(seed)
     return torch.Generator(device).manual_seed(seed)

@@ -19,7 +19,7 @@ import torch
 
 from curl.agents.base import Agent
 from curl.checkpoint import CheckpointError, Checkpoints
-from curl.checks import real, whole
+from curl.checks import flag, real, whole
 from curl.evaluation import Evaluator
 from curl.guard import RunError, StopSignal, Watched, require_finite
 from curl.logger import Logger
@@ -77,7 +77,7 @@ class Trainer:
         self.eval_every = whole("eval_every", eval_every)
         self.checkpoint_every = whole("checkpoint_every", checkpoint_every)
         self.log_every = whole("log_every", log_every)
-        self.save_replay, self.video = save_replay, video
+        self.save_replay, self.video = flag("save_replay", save_replay), flag("video", video)
         self.agent_steps = 0
         self.episode = -1  # number of the episode under way
         self.episode_steps = 0  # agent steps into it

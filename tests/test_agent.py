@@ -221,10 +221,25 @@ def test_target_entropy_is_minus_the_number_of_actions() -> None:
     assert math.copysign(1, agent.log_alpha.item() - before) == -math.copysign(1, excess)
 
 
+@torch.no_grad()
+def value_of_mean_actions(agent: SAC, batch: Batch) -> float:
+    action = agent.act(batch.obs, deterministic=True)
+    latent = agent.critic.projection(features(agent, batch))
+    return torch.minimum(*agent.critic(latent, action)).mean().item()
+
+
 def test_actor_climbs_q_when_temperature_is_negligible() -> None:
-    agent = make_agent(initial_temperature=1e-6, learning_rate=3e-3)
-    losses = [actor_step(agent, make_batch())["actor_loss"].item() for _ in range(60)]
-    assert sum(losses[-10:]) < sum(losses[:10])
+    agent, batch = make_agent(initial_temperature=1e-6), make_batch()
+    before = value_of_mean_actions(agent, batch)
+    for _ in range(20):
+        actor_step(agent, batch)
+    assert value_of_mean_actions(agent, batch) > before
+
+
+def test_actor_gains_entropy_when_temperature_is_high() -> None:
+    agent, batch = make_agent(initial_temperature=100.0), make_batch()
+    entropies = [actor_step(agent, batch)["entropy"].item() for _ in range(60)]
+    assert sum(entropies[-10:]) > sum(entropies[:10])
 
 
 # -- gradient norms -------------------------------------------------------------------------------

@@ -144,6 +144,8 @@ def test_a_diagnostic_checkpoint_is_not_resumed_and_takes_no_frames_away(tmp_pat
     path = checkpoints.save(20, state(20), frames=(9, 12), export=export, kind="diagnostic")
     assert checkpoint.read_state(path)["counters"] == {"agent_steps": 20}
     assert found(tmp_path) == (10, [0, 1, 2, 3])
+    save(checkpoints, 30, (9, 13))
+    assert found(tmp_path) == (30, [9, 10, 11, 12])
 
 
 # -- damage ----------------------------------------------------------------------------------------
@@ -385,3 +387,49 @@ def test_a_kill_between_frames_and_state_leaves_the_earlier_checkpoint(tmp_path:
     resumed.load()
     save(resumed, 20, (0, 7))
     assert found(tmp_path) == (20, list(range(7)))
+
+
+class Killed(BaseException):
+    """Ends a save where it stands, as SIGKILL does: nothing that catches errors sees it."""
+
+
+@pytest.mark.parametrize("step", [10, 20], ids=["the same step again", "a later step"])
+def test_a_kill_at_any_point_of_a_save_leaves_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Before its n-th call that changes the disk, for every n: the old one is there, or the new."""
+    calls = [
+        (Path, "open"),
+        (Path, "write_text"),
+        (Path, "replace"),
+        (Path, "unlink"),
+        (os, "fsync"),
+    ]
+
+    def killing(original: Any, counter: Any, last: int) -> Any:
+        def call(*args: Any, **keywords: Any) -> Any:
+            if next(counter) == last:
+                raise Killed
+            return original(*args, **keywords)
+
+        return call
+
+    outcomes = []
+    for last in itertools.count():
+        folder, counter = tmp_path / str(last), itertools.count()
+        checkpoints = Checkpoints(folder)
+        save(checkpoints, 10, (0, 4))
+        killed = False
+        with monkeypatch.context() as patched:
+            for owner, name in calls:
+                patched.setattr(owner, name, killing(getattr(owner, name), counter, last))
+            try:
+                save(checkpoints, step, (0, 7))
+            except Killed:
+                killed = True
+        outcomes.append(found(folder))
+        if not killed:
+            break
+    assert len(outcomes) > 8
+    assert set(map(str, outcomes)) == {str((10, list(range(4)))), str((step, list(range(7))))}
+    assert outcomes[-1] == (step, list(range(7)))

@@ -66,6 +66,14 @@ def test_accuracy_counts_the_queries_that_find_their_key() -> None:
     assert metrics["accuracy"].item() == pytest.approx(4 / 6)
 
 
+def test_accuracy_asks_queries_for_keys_and_not_keys_for_queries() -> None:
+    """Query 1 points at key 0, and more strongly than query 0: one query misses, but two keys."""
+    k = 3 * torch.eye(LATENT)
+    q = k.clone()
+    q[1] = 2 * k[0]
+    assert identity_infonce()(q, k)[1]["accuracy"].item() == pytest.approx(5 / 6)
+
+
 def test_aligned_pairs_score_better_than_shuffled_ones() -> None:
     q, objective = latents(32, 3), identity_infonce()
     near = q + 0.1 * latents(32, 4)
