@@ -35,7 +35,6 @@ LAYERS = (
     ("compare",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-TOP = len(LAYERS)  # the programs beside curl/
 
 
 def part(path: Path) -> str:

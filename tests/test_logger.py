@@ -127,6 +127,18 @@ def test_resuming_drops_lines_that_are_no_rows(logger: Logger, tmp_path: Path, l
     assert [row["env_steps"] for row in rows(tmp_path)] == [100, 200]
 
 
+def test_resuming_drops_an_evaluation_that_will_be_made_again(
+    logger: Logger, tmp_path: Path
+) -> None:
+    """The checkpoint of a run that was stopped while it evaluated at env step 200."""
+    for steps in (100, 200):
+        logger.write("train", steps, steps // 2, {})
+        logger.write("evaluation", steps, steps // 2, {})
+    logger.resume(env_steps=200, wall_time=0.0, last_evaluation=100)
+    kept = [(row["kind"], row["env_steps"]) for row in rows(tmp_path)]
+    assert kept == [("train", 100), ("evaluation", 100), ("train", 200)]
+
+
 def test_resuming_an_empty_folder_is_no_error(logger: Logger, tmp_path: Path) -> None:
     logger.resume(env_steps=0, wall_time=3.0)
     assert not logger.path.exists()

@@ -29,6 +29,12 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Initial weights come from PyTorch's global generator."""
+    torch.manual_seed(0)
+
+
 # -- trunk -----------------------------------------------------------------------------------------
 
 
