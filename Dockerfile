@@ -1,40 +1,55 @@
-# CURL in a container: docker build -t curl .  then  docker run curl train task=walker_walk seed=1
-# BASE: a Debian image with Python 3.11. EXTRA_INDEX: one more package index, such as that of the
-# CUDA builds of PyTorch. TORCH: the requirement that decides between the builds.
+# docker build -t curl .
+# docker run -v "$PWD/runs:/runs" --user "$(id -u):$(id -g)" curl train task=walker_walk seed=1
+#
+# Build arguments:
+#   BASE         a Debian image with Python 3.11 or newer and its venv
+#   EXTRA_INDEX  one more package index, for the CPU or CUDA builds of PyTorch
+#   TORCH        the requirement that picks the build, such as torch==2.13.0+cpu; the plain name
+#                takes what the index has, which for x86-64 Linux is usually a CUDA build
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
 ARG EXTRA_INDEX=
 ARG TORCH=torch
-WORKDIR /src
-RUN python3 -m venv /opt/curl
 ENV PATH=/opt/curl/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-COPY constraints.txt pyproject.toml README.md ./
-COPY curl/__init__.py curl/__init__.py
-# dependencies first: this layer is kept while only the code changes
-RUN pip install ${EXTRA_INDEX:+--extra-index-url "$EXTRA_INDEX"} -c constraints.txt "$TORCH" . \
-    && pip uninstall -y curl pip setuptools \
-    && find /opt/curl -name __pycache__ -prune -exec rm -rf {} + \
-    && find /opt/curl -type d -name tests -path '*site-packages*' ! -path '*/torch/*' -prune -exec rm -rf {} +
+WORKDIR /src
+COPY pyproject.toml constraints.txt ./
+# The dependencies alone, so that this layer is kept while only the code changes.
+RUN python3 -m venv /opt/curl \
+    && python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+print(*p["dependencies"], *p["optional-dependencies"]["box2d"], sep="\n")' > requirements.txt \
+    && pip install --no-compile ${EXTRA_INDEX:+--extra-index-url "$EXTRA_INDEX"} \
+       -c constraints.txt "$TORCH" -r requirements.txt \
+    && pip uninstall -y pip setuptools
+# What running never reads goes. Bytecode is kept for what is imported, a quarter of the whole.
+RUN cd /opt/curl/lib/python3*/site-packages \
+    && find . -name __pycache__ -prune -exec rm -rf {} + \
+    && find . -type d -name tests ! -path './torch/*' -prune -exec rm -rf {} + \
+    && rm -rf torch/include torch/test \
+    && find torch/bin ! -type d ! -name torch_shm_manager -delete \
+    && MUJOCO_GL=disable python -c 'import av, gymnasium.wrappers, hydra, matplotlib.pyplot, \
+rich.progress, scipy.stats, shimmy, torch._dynamo, wandb; from dm_control import suite'
 
 FROM ${BASE}
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
        libegl1 libgl1 libosmesa6 tini \
     && rm -rf /var/lib/apt/lists/*
-# the container toolkit hands over the GPU's compute and its EGL driver
+# Any user id may run it: the home and /runs are open to all, and runs/... in the home is /runs/...
+RUN useradd --create-home --uid 1000 curl \
+    && chmod 1777 /home/curl \
+    && mkdir -m 1777 /runs \
+    && ln -s /runs /home/curl/runs
+# The container toolkit hands over the GPU's compute and, for `graphics`, its EGL driver.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,graphics
-ENV PATH=/opt/curl/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+ENV PATH=/opt/curl/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/home/curl USER=curl SDL_VIDEODRIVER=dummy
 COPY --from=build /opt/curl /opt/curl
-COPY train.py eval.py docker-entrypoint LICENSE README.md /app/
+COPY train.py eval.py docker-entrypoint LICENSE /app/
 COPY configs /app/configs
 COPY curl /app/curl
-# any user id may run it: docker run --user "$(id -u):$(id -g)" keeps the caller's ownership
-RUN useradd --create-home --uid 1000 curl && mkdir /runs && chmod 777 /runs
 USER curl
-# runs land in /runs/<task>/...: mount -v "$PWD/runs:/runs"
-WORKDIR /
-VOLUME /runs
-# tini forwards SIGTERM, so that `docker stop` ends with a checkpoint
+WORKDIR /home/curl
+# tini passes SIGTERM on at any moment, so that `docker stop` ends with a checkpoint.
 ENTRYPOINT ["tini", "--", "/app/docker-entrypoint"]
 CMD ["--help"]
