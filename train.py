@@ -188,6 +188,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
     fail_on_unknown_keys(Path(__file__).with_name("configs"), "train")
     main()

@@ -104,7 +104,7 @@ class Evaluator:
         return returns
 
     def _side_by_side(self, agent: Agent, seeds: range) -> list[float]:
-        if self._vector is None:  # fork and spawn: EGL hangs under fork
+        if self._vector is None:  # not fork: EGL hangs under it
             make = functools.partial(make_stacked_env, self.settings, self.frame_stack)
             self._vector = AsyncVectorEnv([make] * self.processes, context="forkserver")
         count = self.processes

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from test_golden import GOLDEN, golden_batch, source, within_tolerance
+from test_golden import GOLDEN, golden_batch, source, tensor_deviations, within_tolerance
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -108,14 +108,7 @@ def deviations(agent: PlainAgent) -> list[dict[str, float]]:
         wanted = {LOSSES[k]: v for k, v in expected["losses"].items() if k in LOSSES}
         assert metrics.keys() == wanted.keys()
         found = {"loss": max(abs(metrics[k] / v - 1) for k, v in wanted.items())}
-        found |= {"rms": 0.0, "value": 0.0}
-        for name, record in expected["tensors"].items():
-            tensor = tensors[name].detach().double()
-            rms = abs(tensor.square().mean().sqrt().item() / record["rms"] - 1)
-            values = tensor.flatten()[record["at"]] - torch.tensor(record["values"]).double()
-            found["rms"] = max(found["rms"], rms)
-            found["value"] = max(found["value"], values.abs().max().item())
-        worst.append(found)
+        worst.append(found | tensor_deviations(tensors, expected["tensors"]))
     return worst
 
 

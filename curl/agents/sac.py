@@ -33,7 +33,7 @@ from curl.optimisation import adam, step
 
 
 class SAC(Agent):
-    """Args: hyper-parameters as in `configs/agent/curl.yaml`, and the parts it works with.
+    """Hyper-parameters as in `configs/agent/curl.yaml`, and the parts it works with.
 
     Args:
         channels: channels of a frame stack. action_dim: A.
