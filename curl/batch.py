@@ -6,8 +6,9 @@ gathered by the augmentation, which reads just the window it needs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -30,6 +31,10 @@ class FrameStacks:
     def __len__(self) -> int:
         return self.rows.shape[0]
 
+    def __getitem__(self, which: slice) -> FrameStacks:
+        """Some of the stacks."""
+        return FrameStacks(self.frames, self.rows[which])
+
     @property
     def height(self) -> int:
         return self.frames.shape[1]
@@ -42,6 +47,10 @@ class FrameStacks:
     def channels(self) -> int:
         """Channels of a stack: frame-major, RGB within a frame."""
         return self.rows.shape[1] * self.frames.shape[3]
+
+    def first_frames(self) -> FrameStacks:
+        """The oldest frame of every stack, repeated: no motion is seen."""
+        return FrameStacks(self.frames, self.rows[:, :1].expand_as(self.rows))
 
     def window(self, top: Tensor, left: Tensor, size: int) -> Tensor:
         """Read a `size` x `size` window of every stack, one offset for all frames of a stack.
@@ -86,6 +95,30 @@ def stack_of(frames: Tensor) -> FrameStacks:
     return FrameStacks(frames, torch.arange(len(frames), device=frames.device)[None])
 
 
+def join(many: Sequence[FrameStacks]) -> FrameStacks:
+    """All stacks of several, one after the other; the same store is not copied."""
+    if all(stacks.frames is many[0].frames for stacks in many):
+        return FrameStacks(many[0].frames, torch.cat([stacks.rows for stacks in many]))
+    ends = accumulate((len(stacks.frames) for stacks in many), initial=0)
+    rows = [stacks.rows + begin for stacks, begin in zip(many, ends, strict=False)]
+    return FrameStacks(torch.cat([stacks.frames for stacks in many]), torch.cat(rows))
+
+
+@dataclass(frozen=True)
+class Later:
+    """What was observed some agent steps after `Batch.obs`.
+
+    Args:
+        obs: the stacks; those of rows that are not valid are arbitrary.
+        action: float32 [B, A], the action that led to it.
+        valid: bool [B], False where the episode had ended by then.
+    """
+
+    obs: FrameStacks
+    action: Tensor
+    valid: Tensor
+
+
 @dataclass(frozen=True)
 class Batch:
     """B transitions.
@@ -95,8 +128,8 @@ class Batch:
         action: float32 [B, A] in [-1, 1].
         reward: float32 [B, 1], summed over the action repeat.
         terminated: bool [B, 1]; a truncated episode is not terminated, its value is bootstrapped.
-        future: for each time offset k that the objective asked for, the stacks k agent steps
-            later and a bool [B] mask that is False where the episode had ended by then.
+        future: for each time offset k > 0 that was asked for, what was observed k agent steps after
+            `obs`.
     """
 
     obs: FrameStacks
@@ -104,4 +137,4 @@ class Batch:
     reward: Tensor
     terminated: Tensor
     next_obs: FrameStacks
-    future: Mapping[int, tuple[FrameStacks, Tensor]] = field(default_factory=dict)
+    future: Mapping[int, Later] = field(default_factory=dict)

@@ -44,6 +44,7 @@ class Captured:
         learn: maps tensors of fixed shapes (or None) to metrics; changes its own state in place.
         period: calls after which what `learn` does on the host repeats.
         generator: source of the randomness inside `learn`.
+        eager: never record, only call `learn`.
         record: makes a recording of a function without arguments.
     """
 
@@ -53,15 +54,16 @@ class Captured:
         *,
         period: int,
         generator: torch.Generator,
+        eager: bool = False,
         record: Callable[[Callable[[], None], torch.Generator], Recording] = record_cuda,
     ) -> None:
         self._learn, self._period, self._generator, self._record = learn, period, generator, record
-        self._eager = False
+        self._eager = eager
         self.forget()
 
     def forget(self) -> None:
         """Begin anew: `learn`'s own tensors are others now."""
-        self._inputs: list[Tensor | None] = []
+        self._inputs: dict[int, list[Tensor | None]] = {}  # by phase
         self._recordings: dict[int, tuple[Recording, Metrics]] = {}
         self._calls = 0
 
@@ -71,9 +73,9 @@ class Captured:
         self._calls += 1
         if self._eager or self._calls <= WARM_UP * self._period:
             return self._learn(*views)
-        if not self._inputs:
-            self._inputs = [None if v is None else torch.empty_like(v) for v in views]
-        for place, view in zip(self._inputs, views, strict=True):
+        if phase not in self._inputs:
+            self._inputs[phase] = [None if v is None else torch.empty_like(v) for v in views]
+        for place, view in zip(self._inputs[phase], views, strict=True):
             if place is not None and view is not None:
                 place.copy_(view)
         if phase not in self._recordings and not self._try_to_record(phase):
@@ -86,7 +88,7 @@ class Captured:
         metrics: dict[str, Any] = {}
         try:
             recording = self._record(
-                lambda: metrics.update(self._learn(*self._inputs)), self._generator
+                lambda: metrics.update(self._learn(*self._inputs[phase])), self._generator
             )
         except RuntimeError as error:
             reason = (str(error).splitlines() or ["no reason given"])[0]

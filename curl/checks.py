@@ -31,6 +31,11 @@ def real(
     return float(value)
 
 
+def positive(name: str, value: object) -> float:
+    """`value` as a finite float above 0."""
+    return real(name, value, low=0, open_low=True)
+
+
 def choice(name: str, value: object, allowed: Iterable[object]) -> None:
     """Refuse a `value` that is not one of `allowed`, with the nearest spelling as a hint."""
     options = [str(option) for option in allowed]

@@ -5,15 +5,24 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from curl.checks import choice
+from curl.checks import choice, flag
 
 T = TypeVar("T")
 
 
-def build(base: type[T], package: str, name: str, settings: dict[str, Any]) -> T:
+def build(
+    base: type[T],
+    package: str,
+    name: str,
+    settings: dict[str, Any],
+    offered: Mapping[str, Any] | None = None,
+) -> T:
     """Build the subclass of `base` that `<package>/<name>.py` defines, from `settings`.
+
+    What is `offered` is passed only to a constructor that names it, and is no setting.
 
     Raises:
         ValueError: no such file, an unknown setting, or a setting it refuses.
@@ -29,7 +38,12 @@ def build(base: type[T], package: str, name: str, settings: dict[str, Any]) -> T
         and issubclass(thing, base)
         and thing.__module__ == module.__name__
     )
-    allowed = [p for p in inspect.signature(found).parameters if p not in ("args", "kwargs")]
+    parameters = inspect.signature(found).parameters
+    allowed = [name for name in parameters if name not in ("args", "kwargs")]
+    given = {key: value for key, value in (offered or {}).items() if key in allowed}
+    allowed = [p for p in allowed if p not in given]
     for setting in settings:
         choice(f"setting of {kind} {name}", setting, allowed or ["(none)"])
-    return found(**settings)
+        if parameters[setting].annotation in (bool, "bool"):
+            flag(f"{kind} {setting}", settings[setting])
+    return found(**settings, **given)

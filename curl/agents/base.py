@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from curl.batch import Batch, FrameStacks, Metrics
 
@@ -32,3 +34,33 @@ class Agent(ABC):
     @abstractmethod
     def load(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state`. `ValueError` where it does not fit."""
+
+
+Modules = Mapping[str, nn.Module]
+Optimizers = Mapping[str, torch.optim.Optimizer]
+
+
+def saved(modules: Modules, optimizers: Optimizers) -> dict[str, Any]:
+    """The states of modules and optimisers, by name."""
+    return {
+        "modules": {name: module.state_dict() for name, module in modules.items()},
+        "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+    }
+
+
+def restore(state: Mapping[str, Any], modules: Modules, optimizers: Optimizers) -> None:
+    """The inverse of `saved`, under `fitting`."""
+    for kind, ours in (("modules", modules), ("optimizers", optimizers)):
+        if differing := set(state[kind]) ^ set(ours):
+            raise ValueError(f"{kind} differ: {', '.join(sorted(differing))}")
+        for name, part in ours.items():
+            part.load_state_dict(state[kind][name])
+
+
+@contextmanager
+def fitting() -> Iterator[None]:
+    """Whatever a state of another agent raises becomes one `ValueError`."""
+    try:
+        yield
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"the saved agent does not fit this one: {str(error)[:200]}") from None

@@ -5,10 +5,11 @@ it on pixels. Trunk and critic.projection make f_q; their moving averages, the t
 
 What differs from the paper: nothing known; its Table 3 is `configs/agent/curl.yaml`.
 What differs from the reference code: the crop draws all offsets; the contrastive step has one
-Adam for encoder and W instead of two on one gradient (`second_encoder_step` brings the second
-back); the target and actor passes that computed the same features twice compute them once.
+Adam for encoder and W instead of two on one gradient (`second_encoder_step`: two); the target and
+actor passes that computed the same features twice compute them once.
 `objective=None` is the matched control: SAC on crops alone. `joint=True` is a variant that is
 faster and not the paper's: critic and contrastive loss in one backward pass and one Adam step.
+Other objectives (`curl/objectives`) and views (`curl/augmentations`) make CURL's relatives.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curl.agents.base import Agent
+from curl.agents.base import Agent, fitting, restore, saved
 from curl.augmentations.base import Augmentation
 from curl.batch import Batch, FrameStacks, Metrics
 from curl.capture import Captured
-from curl.checks import real, whole
+from curl.checks import positive, real, whole
+from curl.contrast import Contrast
 from curl.networks import Actor, ConvTrunk, Critic, initialise, move_average, squashed_gaussian
 from curl.objectives.base import Objective
 from curl.optimisation import adam, step
@@ -39,6 +41,9 @@ class SAC(Agent):
         channels: channels of a frame stack. action_dim: A.
         query, key: what draws the query view (that the critic sees too) and the key view.
         objective: scores query latents against key latents; None for SAC alone.
+        shared_key_encoder: f_k is f_q itself (without gradient) and no moving average.
+        detach_encoder: the critic does not train the trunk; the objective alone does.
+        first_frame_only, clean_critic: see `curl.contrast.py`.
         generator: source of policy noise and views; its device is the agent's.
         precision: dtype of convolutions and hidden layers, float32 or bfloat16.
     """
@@ -66,6 +71,12 @@ class SAC(Agent):
         target_update_every: int = 2,
         second_encoder_step: bool = False,
         joint: bool = False,
+        contrastive_weight: float = 1.0,
+        contrastive_every: int = 1,
+        shared_key_encoder: bool = False,
+        detach_encoder: bool = False,
+        first_frame_only: bool = False,
+        clean_critic: bool = False,
         capture: bool = True,
     ) -> None:
         self.discount = real("discount", discount, low=0, high=1)
@@ -73,50 +84,57 @@ class SAC(Agent):
         self.encoder_tau = real("encoder_tau", encoder_tau, low=0, high=1)
         self.actor_update_every = whole("actor_update_every", actor_update_every)
         self.target_update_every = whole("target_update_every", target_update_every)
-        real("initial_temperature", initial_temperature, low=0, open_low=True)
-        real("learning_rate", learning_rate, low=0, open_low=True)
-        real("alpha_learning_rate", alpha_learning_rate, low=0, open_low=True)
+        if joint and (second_encoder_step or contrastive_every != 1):
+            raise ValueError("joint=true needs second_encoder_step=false, contrastive_every=1")
+        self.joint = joint and objective is not None
+        self.detach_encoder, self.clean_critic = detach_encoder, clean_critic
         self.query, self.key, self.generator = query, key, generator
         self.device, self.precision = generator.device, precision
-        self.target_entropy = -float(action_dim)
-        self.joint = joint and objective is not None
-        self.updates = 0
+        self.target_entropy, self.updates = -float(action_dim), 0
 
-        sizes = {
-            "latent_dim": whole("latent_dim", latent_dim),
-            "hidden_dim": whole("hidden_dim", hidden_dim),
-            "action_dim": whole("action_dim", action_dim),
-        }
+        sizes = {"latent_dim": latent_dim, "hidden_dim": hidden_dim, "action_dim": action_dim}
+        sizes = {name: whole(name, size) for name, size in sizes.items()}
         self.trunk = ConvTrunk(channels=channels, size=query.size)
         self.actor = Actor(features=self.trunk.features, **sizes)
         self.critic = Critic(features=self.trunk.features, **sizes)
-        self.objective = objective.to(self.device) if objective is not None else None
+        self.objective = objective and objective.to(self.device)
+        self.contrast = Contrast(
+            objective=self.objective,
+            query=query,
+            key=key,
+            weight=contrastive_weight,
+            every=contrastive_every,
+            first_frame_only=first_frame_only,
+            shares_view=not (first_frame_only or clean_critic),
+        )
+        self.offsets = self.contrast.offsets
         for module in (self.trunk, self.actor, self.critic):
             initialise(module)
             module.to(self.device)
         self.target_trunk = copy.deepcopy(self.trunk).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        self.log_alpha = torch.tensor(initial_temperature, device=self.device).log()
-        self.log_alpha.requires_grad_(True)
-
+        temperature = positive("initial_temperature", initial_temperature)
+        self.log_alpha = torch.tensor(temperature, device=self.device).log().requires_grad_()
         self.encoder = nn.ModuleList([self.trunk, self.critic.projection])
         self.target_encoder = nn.ModuleList([self.target_trunk, self.target_critic.projection])
-        encoder, lr = list(self.encoder.parameters()), learning_rate
-        critic = [*self.trunk.parameters(), *self.critic.parameters()]
-        scorer = [] if self.objective is None else list(self.objective.parameters())
+        self.key_encoder = self.encoder if shared_key_encoder else self.target_encoder
+        encoder, lr = [*self.encoder.parameters()], positive("learning_rate", learning_rate)
+        alpha_lr = positive("alpha_learning_rate", alpha_learning_rate)
+        critic = [*self.critic.parameters()]
+        critic += [] if detach_encoder and not self.joint else self.trunk.parameters()
+        scorer = [] if self.objective is None else [*self.objective.parameters()]
         self.optimizers = {
             "critic": adam([*critic, *scorer] if self.joint else critic, lr),
             "actor": adam(self.actor.parameters(), lr),
-            "alpha": adam([self.log_alpha], alpha_learning_rate, beta1=alpha_beta1),
+            "alpha": adam([self.log_alpha], alpha_lr, beta1=alpha_beta1),
         }
         if self.objective is not None and not self.joint:
             self.optimizers["contrast"] = adam([*encoder, *scorer], lr)
             if second_encoder_step:
                 self.optimizers["encoder"] = adam(encoder, lr)
-        self._captured: Captured | None = None
-        if capture and self.device.type == "cuda":
-            period = math.lcm(self.actor_update_every, self.target_update_every)
-            self._captured = Captured(self.learn, period=period, generator=generator)
+        period = math.lcm(actor_update_every, target_update_every, contrastive_every)
+        eager = not capture or self.device.type != "cuda"
+        self._captured = Captured(self.learn, period=period, generator=generator, eager=eager)
 
     # -- acting ----------------------------------------------------------------------------------
 
@@ -132,13 +150,13 @@ class SAC(Agent):
 
     def update(self, batch: Batch) -> Metrics:
         """Draw the views of a batch and learn from them."""
-        obs = self.query(batch.obs, self.generator)
-        next_obs = self.query(batch.next_obs, self.generator)
-        key = None
-        if self.objective is not None:
-            key = self.key(batch.obs, self.generator)
-        views = (obs, batch.action, batch.reward, batch.terminated, next_obs, key)
-        metrics = self._captured(self.updates, *views) if self._captured else self.learn(*views)
+        obs, next_obs = (
+            self.query.evaluate(stacks) if self.clean_critic else self.query(stacks, self.generator)
+            for stacks in (batch.obs, batch.next_obs)
+        )
+        contrast = self.contrast.views(batch, self.generator, self.updates)
+        transition = (obs, batch.action, batch.reward, batch.terminated, next_obs)
+        metrics = self._captured(self.updates, *transition, *contrast)
         self.updates += 1
         return metrics
 
@@ -149,24 +167,24 @@ class SAC(Agent):
         reward: Tensor,
         terminated: Tensor,
         next_obs: Tensor,
-        key: Tensor | None,
+        *contrast: Tensor | None,
     ) -> Metrics:
         """Update number `self.updates`, in the reference's order; views are [B, C, size, size]."""
         y = self.bootstrapped_target(reward, terminated, next_obs)
-        if self.joint and key is not None:
-            features = self._features(obs)
-            metrics = self.update_critic_and_contrast(features, action, y, key)
+        features = self._features(obs)
+        if self.joint:
+            metrics = self.update_critic_and_contrast(features, action, y, *contrast)
         else:
-            metrics = self.update_critic(self._features(obs), action, y)
+            metrics = self.update_critic(features, action, y)
             # Neither the actor's step nor the averages touch the trunk: one pass for both losses.
-            with torch.set_grad_enabled(key is not None):
+            with torch.set_grad_enabled(bool(contrast)):
                 features = self._features(obs)
         if self.updates % self.actor_update_every == 0:
             metrics |= self.update_actor_and_alpha(features.detach())
         if self.updates % self.target_update_every == 0:
             self.update_targets()
-        if not self.joint and key is not None:
-            metrics |= self.update_contrast(features, key)
+        if contrast and not self.joint:
+            metrics |= self.update_contrast(features, *contrast)
         return metrics | {"batch_reward": reward.mean()}
 
     @torch.no_grad()
@@ -181,40 +199,36 @@ class SAC(Agent):
 
     def critic_loss(self, features: Tensor, action: Tensor, y: Tensor) -> tuple[Tensor, Metrics]:
         """sum_i E[(Q_i(s, a) - y)^2]"""
+        if self.detach_encoder:
+            features = features.detach()
         with self._autocast():
             q1, q2 = self.critic(self.critic.projection(features), action)
         loss = F.mse_loss(q1, y) + F.mse_loss(q2, y)
         return loss, {"critic_loss": loss.detach(), "q_mean": q1.detach().mean()}
 
-    def contrastive_loss(self, features: Tensor, key: Tensor) -> tuple[Tensor, Metrics]:
-        """q = f_q(query view), with the critic's own crop; k = f_k(key view), without gradient."""
-        assert self.objective is not None
-        with torch.no_grad(), self._autocast():
-            k = self.target_critic.projection(self.target_trunk(key))
+    def contrastive_loss(self, features: Tensor, *views: Any) -> tuple[Tensor, Metrics]:
+        """q = f_q(query view), by default the critic's own crop; k = f_k(key view), no gradient."""
         with self._autocast():
-            q = self.critic.projection(features)
-        loss, metrics = self.objective(q, k)
-        named = {f"contrastive_{name}": value for name, value in metrics.items()}
-        return loss, {"contrastive_loss": loss.detach(), **named}
+            latents = self.contrast.latents(self.encoder, self.key_encoder, features, *views)
+        return self.contrast.loss(latents)
 
     def update_critic(self, features: Tensor, action: Tensor, y: Tensor) -> Metrics:
         """One Adam step of the query encoder, Q1 and Q2 on the critic's loss."""
         loss, metrics = self.critic_loss(features, action, y)
         return metrics | {"critic_grad_norm": step(loss, self.optimizers["critic"])}
 
-    def update_contrast(self, features: Tensor, key: Tensor) -> Metrics:
+    def update_contrast(self, features: Tensor, *contrast: Any) -> Metrics:
         """One Adam step of the query encoder and the objective (two, if asked, of the encoder)."""
-        loss, metrics = self.contrastive_loss(features, key)
-        names = [name for name in ("contrast", "encoder") if name in self.optimizers]
-        norm = step(loss, *(self.optimizers[name] for name in names))
-        return metrics | {"contrastive_grad_norm": norm}
+        loss, metrics = self.contrastive_loss(features, *contrast)
+        optimizers = [o for name, o in self.optimizers.items() if name in ("contrast", "encoder")]
+        return metrics | {"contrastive_grad_norm": step(loss, *optimizers)}
 
     def update_critic_and_contrast(
-        self, features: Tensor, action: Tensor, y: Tensor, key: Tensor
+        self, features: Tensor, action: Tensor, y: Tensor, *contrast: Any
     ) -> Metrics:
-        """The `joint` variant: both losses, equally weighted, in one backward pass and step."""
+        """The `joint` variant: both losses in one backward pass and step."""
         critic_loss, metrics = self.critic_loss(features, action, y)
-        contrastive_loss, contrastive = self.contrastive_loss(features, key)
+        contrastive_loss, contrastive = self.contrastive_loss(features, *contrast)
         norm = step(critic_loss + contrastive_loss, self.optimizers["critic"])
         return metrics | contrastive | {"critic_grad_norm": norm}
 
@@ -256,33 +270,19 @@ class SAC(Agent):
     # -- saving ----------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        return {
-            "modules": {name: module.state_dict() for name, module in self._modules().items()},
-            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
-            "log_alpha": self.log_alpha.detach().clone(),
-            "updates": self.updates,
-        }
+        others = {"log_alpha": self.log_alpha.detach().clone(), "updates": self.updates}
+        return saved(self._modules(), self.optimizers) | others
 
     def load(self, state: Mapping[str, Any]) -> None:
-        try:
-            for kind, ours in (("modules", self._modules()), ("optimizers", self.optimizers)):
-                if differing := set(state[kind]) ^ set(ours):
-                    raise ValueError(f"{kind} differ: {', '.join(sorted(differing))}")
-            for name, module in self._modules().items():
-                module.load_state_dict(state["modules"][name])
-            for name, optimizer in self.optimizers.items():
-                optimizer.load_state_dict(state["optimizers"][name])
-            with torch.no_grad():
-                self.log_alpha.copy_(state["log_alpha"])
+        with fitting(), torch.no_grad():
+            restore(state, self._modules(), self.optimizers)
+            self.log_alpha.copy_(state["log_alpha"])
             self.updates = int(state["updates"])
-            if self._captured is not None:
-                self._captured.forget()
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"the saved agent does not fit this one: {str(error)[:200]}") from None
+        self._captured.forget()
 
     def _modules(self) -> dict[str, nn.Module]:
-        names = ["trunk", "actor", "critic", "target_trunk", "target_critic"]
-        return {n: getattr(self, n) for n in [*names, "objective"] if getattr(self, n) is not None}
+        names = ("trunk", "actor", "critic", "target_trunk", "target_critic", "objective")
+        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
 
     def _features(self, obs: Tensor) -> Tensor:
         with self._autocast():
