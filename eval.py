@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from curl.checkpoint import CheckpointError, Checkpoints, read_state
+from curl.checkpoint import CheckpointError, Checkpoints, one_of_ours, read_state
 from curl.checks import whole
 from curl.cli import exits_with_one_line
 from curl.hardware import choose_device, choose_opengl, renders_in_software, seed_everything
@@ -52,8 +52,9 @@ def evaluate_run(
     from curl.environment import make_env
     from curl.evaluation import Evaluator
 
-    try:
+    with one_of_ours(run):
         config = state["config"]
+        task = str(config["task"]["name"])
         env_steps = int(state["counters"]["agent_steps"]) * config["task"]["action_repeat"]
         environment = environment_settings(config, renders_in_software(backend, device))
         with contextlib.closing(make_env(**environment)) as env:
@@ -61,8 +62,6 @@ def evaluate_run(
         generator = seed_everything(seed, device)
         agent = build_agent(config, action_dim=action_dim, generator=generator)
         agent.load(state["agent"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{run}: its configuration is not one of ours: {error!r}") from None
     file = folder / "videos" / f"evaluation-{env_steps}-seed{seed}.mp4" if video else None
     evaluator = Evaluator(
         settings=environment,
@@ -78,14 +77,14 @@ def evaluate_run(
     result: dict[str, Any] = {
         "run": str(run),
         "file": str(folder / "evaluation.json"),
-        "task": config["task"]["name"],
+        "task": task,
         "env_steps": env_steps,
         "episodes": episodes,
         "seed": seed,
         **summary(returns),
         "returns": returns,
     }
-    if file is not None:
+    if file is not None and file.exists():
         result["video"] = str(file)
     aside = folder / "evaluation.json.aside"
     aside.write_text(json.dumps(result, indent=2) + "\n")

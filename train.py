@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import hydra
 import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from curl import agents, augmentations, objectives
+from curl import agents, augmentations, objectives, sweep
 from curl.checks import choice, whole
 from curl.cli import exits_with_one_line, fail_on_unknown_keys
 from curl.hardware import (
@@ -38,8 +42,16 @@ def train(config: dict[str, Any]) -> int:
     from curl.lock import locked
 
     require_shape(config)
-    with locked(Path(config["run_dir"])), contextlib.ExitStack() as stack:
-        return train_locked(config, stack)
+    folder = Path(config["run_dir"])
+    with locked(folder), contextlib.ExitStack() as stack:
+        failure = folder / "failure.txt"  # for curl.status
+        failure.unlink(missing_ok=True)
+        try:
+            return train_locked(config, stack)
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                failure.write_text(f"{error}\n")
+            raise
 
 
 def require_shape(config: dict[str, Any]) -> None:
@@ -138,7 +150,8 @@ def environment_settings(config: dict[str, Any], software: bool) -> dict[str, An
 def build_agent(config: dict[str, Any], *, action_dim: int, generator: Any) -> Any:
     """The agent of a configuration, with its augmentations and objective."""
     settings = {k: v for k, v in config["agent"].items() if k != "label"}
-    objective = objectives.make(**config["objective"], latent_dim=settings["latent_dim"])
+    sizes = {"latent_dim": settings["latent_dim"], "action_dim": action_dim}
+    objective = objectives.make(**config["objective"], **sizes)
     return agents.make(
         **settings,
         channels=3 * config["frame_stack"],
@@ -151,27 +164,32 @@ def build_agent(config: dict[str, Any], *, action_dim: int, generator: Any) -> A
     )
 
 
+def differing(path: Path, config: dict[str, Any]) -> list[str]:
+    """The settings that make another run of the one whose config.yaml is `path`, if it exists."""
+    if not path.exists():
+        return []
+    try:
+        before = OmegaConf.to_container(OmegaConf.load(path))
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(before, dict):
+        raise ValueError(f"{path} cannot be read: it holds no configuration")
+    return [
+        f"{key}={value!r} (there: {before.get(key)!r})"
+        for key, value in config.items()
+        if key not in RESUMABLE and before.get(key) != value
+    ]
+
+
 def save_config(folder: Path, config: dict[str, Any], used: dict[str, Any]) -> None:
     """Write config.yaml; refuse a folder that holds a run of other settings."""
     path = folder / "config.yaml"
     folder.mkdir(parents=True, exist_ok=True)
-    if path.exists() and any((folder / "checkpoints").glob("state-*.pt")):
-        try:
-            before = OmegaConf.to_container(OmegaConf.load(path))
-        except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from None
-        if not isinstance(before, dict):
-            raise ValueError(f"{path} cannot be read: it holds no configuration")
-        differing = [
-            f"{key}={value!r} (there: {before.get(key)!r})"
-            for key, value in config.items()
-            if key not in RESUMABLE and before.get(key) != value
-        ]
-        if differing:
-            raise ValueError(
-                f"{folder} holds a run of other settings: {'; '.join(differing)}; "
-                "give the same settings to resume it, or another run_dir"
-            )
+    if any((folder / "checkpoints").glob("state-*.pt")) and (other := differing(path, config)):
+        raise ValueError(
+            f"{folder} holds a run of other settings: {'; '.join(other)}; "
+            "give the same settings to resume it, or another run_dir"
+        )
     aside = path.with_suffix(".aside")
     OmegaConf.save(OmegaConf.create({**config, "used": used}), aside)
     aside.replace(path)
@@ -179,14 +197,30 @@ def save_config(folder: Path, config: dict[str, Any], used: dict[str, Any]) -> N
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> None:
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    plain.pop("experiment", None)
-    code = exits_with_one_line(train, plain)
-    if code:
+    resolved = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(resolved, dict)
+    plain = {str(key): value for key, value in resolved.items() if key != "experiment"}
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN:
+        os.chdir(job.runtime.cwd)  # a Ray worker is elsewhere
+        folder = Path(plain["run_dir"])
+        sweep.run_one(
+            plain,
+            launcher=job.launcher["_target_"].split(".")[-1],
+            command=[sys.executable, __file__, *job.overrides.task],
+            done=sweep.finished(folder, plain) and not differing(folder / "config.yaml", plain),
+            train=train,
+        )
+    elif code := exits_with_one_line(train, plain):
         raise SystemExit(code)
 
 
 if __name__ == "__main__":
+    # configs/hydra/launcher/ray.yaml means to be the plugin's own, with other values
+    warnings.filterwarnings("ignore", message="(?s).*validated against ConfigStore schema")
+    sweep.fail_on_missing_extra(sys.argv[1:])
     fail_on_unknown_keys(Path(__file__).with_name("configs"), "train")
-    main()
+    try:
+        main()
+    finally:
+        sweep.leave()

@@ -10,11 +10,12 @@ newest are kept. Everything loads with `weights_only=True`: no file of ours exec
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ KEYS = ("agent", "config", "counters", "segments")  # of a state file, and the t
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or of another format."""
+
+
+class NewerFormatError(CheckpointError):
+    """A checkpoint of a later version of this program."""
 
 
 def save_file(path: Path, content: Any, *, checksum: Path | None = None) -> str:
@@ -68,17 +73,27 @@ def load_file(path: Path, digest: str | None = None) -> Any:
 
     `digest`: the SHA-256 it must have, or several, one a line.
     """
+    if digest is not None:
+        verify(path, digest)
     try:
-        if digest is not None and sha256(path) not in digest.split():
-            raise CheckpointError(f"{path} is damaged: its checksum is another")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
-    except CheckpointError:
-        raise
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}") from None
+
+
+def verify(path: Path, digest: str) -> None:
+    """`CheckpointError` unless the file's SHA-256 is in `digest` (one a line)."""
+    try:
+        found = sha256(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if found not in digest.split():
+        raise CheckpointError(f"{path} is damaged: its checksum is another")
 
 
 def sha256(path: Path) -> str:
@@ -119,6 +134,8 @@ class Checkpoints:
         segments = list(self.segments) if frames is not None else []
         if frames is not None and export is not None:
             oldest, newest = frames
+            if not all((self.folder / s["file"]).exists() for s in segments):
+                segments = []  # the folder was lost meanwhile: all frames once more
             segments = [s for s in segments if s["last"] > oldest]
             first = max(oldest, segments[-1]["last"] if segments else oldest)
             if first < newest:
@@ -133,19 +150,25 @@ class Checkpoints:
             self._tidy()
         return path
 
-    def load(self) -> tuple[dict[str, Any], list[Any]] | None:
+    def load(self) -> tuple[dict[str, Any], Iterator[Any]] | None:
         """The newest sound checkpoint with its frame files; None if there is none at all.
 
-        A damaged one is passed over with a warning, and put aside once a sound one is found.
-        `CheckpointError` if all are damaged; then nothing on the disk is changed.
+        All files are verified at once, and the frame files then read one at a time: a whole
+        replay buffer beside the one it goes into might not fit into memory. A damaged checkpoint
+        is passed over with a warning, and put aside once a sound one is found.
+
+        Raises:
+            CheckpointError: all are damaged, or one is of a newer format, after which an older
+                one would begin another history; nothing on the disk is changed.
         """
         states, damaged = self.states(), []
         for path in reversed(states):
             try:
                 state = read_state(path, checksum=True)
-                frames = [
-                    load_file(self.folder / s["file"], s["sha256"]) for s in state["segments"]
-                ]
+                for segment in state["segments"]:
+                    verify(self.folder / segment["file"], segment["sha256"])
+            except NewerFormatError as error:
+                raise CheckpointError(f"{error}: resume with that version") from None
             except CheckpointError as error:
                 log.warning("%s; trying the checkpoint before it", error)
                 damaged.append(path)
@@ -153,7 +176,7 @@ class Checkpoints:
             for bad in damaged:
                 bad.rename(bad.with_suffix(".damaged"))
             self.segments = self._needs[path.name] = list(state["segments"])
-            return state, frames
+            return state, (load_file(self.folder / s["file"]) for s in state["segments"])
         if states:
             raise CheckpointError(f"all {len(states)} checkpoints in {self.folder} are damaged")
         return None
@@ -207,19 +230,47 @@ def read_state(path: Path, *, checksum: bool = False) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"the checksum of {path} cannot be read: {error}") from None
     state = load_file(path, digest)
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        found = state.get("format") if isinstance(state, dict) else None
-        raise CheckpointError(f"{path} has checkpoint format {found}, this version reads {FORMAT}")
+    found = state.get("format") if isinstance(state, dict) else None
+    if type(found) is not int or found != FORMAT:
+        kind = NewerFormatError if isinstance(found, int) and found > FORMAT else CheckpointError
+        raise kind(f"{path} has checkpoint format {found}, this version reads {FORMAT}")
     missing = [key for key in KEYS if key not in state]
     if missing:
         raise CheckpointError(f"{path} is no checkpoint of a run: it lacks {', '.join(missing)}")
-    keys = {"file", "first", "last", "sha256"}
+    types = {"file": str, "first": int, "last": int, "sha256": str}
     segments = state["segments"]
-    if not (
-        isinstance(segments, list) and all(isinstance(s, dict) and set(s) == keys for s in segments)
+    if not isinstance(segments, list) or not all(
+        isinstance(s, dict) and {key: type(value) for key, value in s.items()} == types
+        for s in segments
     ):
         raise CheckpointError(f"{path} is damaged: its list of frame files is not one")
     return state
+
+
+def progress(
+    state: dict[str, Any], fresh: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, float], float]:
+    """A state's counters, newest metrics and wall time, for a trainer that begins at `fresh`.
+
+    Raises:
+        CheckpointError: they are of other types than `fresh`, or below it.
+    """
+    counters = {name: state["counters"][name] for name in fresh}
+    for name, least in fresh.items():
+        value = counters[name]
+        if type(value) is not type(least) or (isinstance(least, int) and value < least):
+            raise CheckpointError(f"the checkpoint's counter {name} is {str(value)[:40]!r}")
+    metrics = {str(name): float(value) for name, value in state["metrics"].items()}
+    return counters, metrics, float(state["wall_time"])
+
+
+@contextlib.contextmanager
+def one_of_ours(path: Path) -> Iterator[None]:
+    """What a sound file of something else makes its readers raise becomes a `CheckpointError`."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is not one of ours: {repr(error)[:200]}") from None
 
 
 def _flush_folder(folder: Path) -> None:

@@ -23,11 +23,14 @@ BAD_INPUT = 2
 
 
 def exits_with_one_line(job: Callable[..., int], *args: Any) -> int:
-    """Run `job` and return its exit code; refusals become one line on stderr and code 2."""
+    """Run `job` and return its exit code; refusals become one line on stderr and code 2.
+
+    A `RecursionError` is a file that is nested too deeply or holds itself.
+    """
     show_warnings()
     try:
         return job(*args)
-    except (ValueError, MemoryError, OSError, OpenGLError) as error:
+    except (ValueError, MemoryError, OSError, OpenGLError, RecursionError) as error:
         if os.environ.get("CURL_TRACEBACK"):
             raise
         return refuse(error)

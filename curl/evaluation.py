@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
+import math
+import multiprocessing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,9 @@ from curl.agents.base import Agent
 from curl.batch import FrameStacks, stack_of
 from curl.checks import whole
 from curl.environment import display_frame, frames_per_second, make_env
+from curl.guard import Watchdog
+
+log = logging.getLogger("curl")
 
 
 class Evaluator:
@@ -54,71 +61,106 @@ class Evaluator:
         seed: int,
         video: Path | None = None,
         stop: Callable[[], bool] = lambda: False,
+        watchdog: Watchdog | None = None,
     ) -> list[float]:
         """Undiscounted returns, one float an episode; `video` shows the first as an MP4.
 
+        A video that cannot be written is only warned of.
+
         Raises:
             InterruptedError: `stop`, asked before every step, said so.
+            TimeoutError: an environment took longer to answer than `watchdog` allows.
+            ValueError: it returned a reward that is not finite.
         """
-        self._stop = stop
+        self._stop, self._watchdog = stop, watchdog
         if self.processes > 1:
             seeds = range(seed, seed + self.episodes)
             if video is not None:
                 self._one_by_one(agent, seeds[:1], video)
             groups = [seeds[i : i + self.processes] for i in range(0, len(seeds), self.processes)]
-            return [value for group in groups for value in self._side_by_side(agent, group)]
+            try:
+                return [value for group in groups for value in self._side_by_side(agent, group)]
+            except multiprocessing.TimeoutError:  # no TimeoutError, for all its name
+                self.close(terminate=True)
+                raise TimeoutError(watchdog.cause if watchdog else "") from None
+            except BaseException:
+                self.close(terminate=True)  # whatever they are in, the next evaluation begins anew
+                raise
         return self._one_by_one(agent, range(seed, seed + self.episodes), video)
 
-    def close(self) -> None:
-        """End the processes."""
+    def close(self, *, terminate: bool = False) -> None:
+        """End the processes; `terminate`: even if they do not answer."""
         if self._vector is not None:
-            self._vector.close()
+            self._vector.close(terminate=terminate)
             self._vector = None
+
+    def _watched(self) -> contextlib.AbstractContextManager[None]:
+        if self._watchdog is None:
+            return contextlib.nullcontext()
+        return self._watchdog.watching(interruptible=True)
 
     def _go_on(self) -> None:
         if self._stop():
             raise InterruptedError("the evaluation was broken off")
 
     def _one_by_one(self, agent: Agent, seeds: Iterable[int], video: Path | None) -> list[float]:
-        env = make_stacked_env(self.settings, self.frame_stack)
+        with self._watched():
+            env = make_stacked_env(self.settings, self.frame_stack)
         returns: list[float] = []
         shots: list[np.ndarray] = []
         try:
             for seed in seeds:
-                frames, _ = env.reset(seed=seed)
+                with self._watched():
+                    frames, _ = env.reset(seed=seed)
                 total, over = 0.0, False
                 while not over:
                     self._go_on()
                     if video is not None and not returns:
-                        shots.append(display_frame(env))
+                        with self._watched():
+                            shots.append(display_frame(env))
                     obs = stack_of(torch.as_tensor(np.asarray(frames)).to(self.device))
                     action = agent.act(obs, deterministic=True)[0].cpu().numpy()
-                    frames, reward, terminated, truncated, _ = env.step(action)
+                    with self._watched():
+                        frames, reward, terminated, truncated, _ = env.step(action)
                     total, over = total + float(reward), terminated or truncated
-                returns.append(total)
+                returns.append(finite(total))
             if video is not None:
-                repeat = self.settings["action_repeat"]
-                write_video(video, shots, frames_per_second(env, repeat))
+                fps = frames_per_second(env, self.settings["action_repeat"])
+                try:
+                    write_video(video, shots, fps)
+                except (OSError, ValueError) as error:  # a full disk, say: the returns count
+                    log.warning("no video %s: %s", video, error)
         finally:
-            env.close()
+            with self._watched():
+                env.close()
         return returns
 
     def _side_by_side(self, agent: Agent, seeds: range) -> list[float]:
         if self._vector is None:  # not fork: EGL hangs under it
             make = functools.partial(make_stacked_env, self.settings, self.frame_stack)
             self._vector = AsyncVectorEnv([make] * self.processes, context="forkserver")
-        count = self.processes
-        frames, _ = self._vector.reset(seed=[seeds[i % len(seeds)] for i in range(count)])
+        count, vector = self.processes, self._vector
+        limit = None if self._watchdog is None else self._watchdog.timeout
+        vector.reset_async(seed=[seeds[i % len(seeds)] for i in range(count)])
+        frames, _ = vector.reset_wait(timeout=limit)
         totals, over = np.zeros(count), np.zeros(count, dtype=bool)
         while not over.all():
             self._go_on()
             pixels = torch.as_tensor(frames).to(self.device).flatten(0, 1)  # [count * S, H, W, 3]
             rows = torch.arange(len(pixels), device=self.device).view(count, self.frame_stack)
             actions = agent.act(FrameStacks(pixels, rows), deterministic=True)
-            frames, rewards, terminated, truncated, _ = self._vector.step(actions.cpu().numpy())
+            vector.step_async(actions.cpu().numpy())
+            frames, rewards, terminated, truncated, _ = vector.step_wait(timeout=limit)
             totals += np.where(over, 0.0, rewards)
             over |= terminated | truncated
-        return [float(total) for total in totals[: len(seeds)]]
+        return [finite(float(total)) for total in totals[: len(seeds)]]
+
+
+def finite(total: float) -> float:
+    """A return; `ValueError` if it is not finite."""
+    if not math.isfinite(total):
+        raise ValueError(f"an episode's return became {total}")
+    return total
 
 
 def make_stacked_env(settings: Mapping[str, Any], frame_stack: int) -> gym.Env[Any, Any]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
+from torch import Tensor
+
+from curl.batch import Metrics
 
 
 class RunError(ValueError):
@@ -43,21 +48,84 @@ def require_finite(values: Mapping[str, float], env_steps: int) -> None:
             raise RunError(f"{name} became {value} at env step {env_steps}")
 
 
-class Watched:
-    """Steps an environment; its exceptions, NaNs and hangs become a `RunError`.
+class FiniteUpdates:
+    """Whether all that an update measured is finite, asked one update late.
 
-    Args:
-        env: the environment.
-        timeout: seconds a reset or step may take before `on_hang` is called (in another thread).
-        on_hang: is given the cause and must not return to the hanging call.
+    By then a GPU has finished it, so that nothing waits; on a CPU it costs microseconds.
     """
 
-    def __init__(
-        self, env: gym.Env[Any, Any], *, timeout: float, on_hang: Callable[[str], None]
-    ) -> None:
-        self.env, self.timeout, self.on_hang = env, timeout, on_hang
+    def __init__(self) -> None:
+        self._newest: tuple[Tensor, Metrics, int] | None = None
+
+    def note(self, metrics: Metrics, env_steps: int) -> None:
+        """The metrics of an update, scalars, at an env step."""
+        finite = torch.isfinite(torch.stack(list(metrics.values()))).all()
+        self._newest = finite, metrics, env_steps
+
+    def require(self) -> None:
+        """`RunError` with quantity and step if the update noted last was not finite."""
+        if self._newest is not None and not self._newest[0]:
+            _, metrics, env_steps = self._newest
+            require_finite({name: float(value) for name, value in metrics.items()}, env_steps)
+        self._newest = None
+
+
+class Watchdog:
+    """Notices calls that do not come back.
+
+    Args:
+        timeout: seconds a watched call may take.
+        on_hang: is given the cause, in another thread, and ends the process: nothing can be
+            raised in a call that hangs in C.
+    """
+
+    def __init__(self, *, timeout: float, on_hang: Callable[[str], None]) -> None:
+        self.timeout, self.on_hang = timeout, on_hang
+        self.cause = f"the environment has not answered for {timeout:g} s"
         self._since: float | None = None
+        self._interruptible = False
+        self._can_interrupt = threading.current_thread() is threading.main_thread()
+        if self._can_interrupt:
+            signal.signal(signal.SIGUSR2, self._interrupt)
         threading.Thread(target=self._watch, daemon=True, name="environment watchdog").start()
+
+    @contextlib.contextmanager
+    def watching(self, *, interruptible: bool = False) -> Iterator[None]:
+        """Watch what happens inside; `interruptible`: raise a `TimeoutError` there, if possible.
+
+        Python code (a sleep, a lock, a socket) is left by the exception of a signal's handler. C
+        code that ignores signals is given as long again before `on_hang`.
+        """
+        self._interruptible = interruptible and self._can_interrupt
+        self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since = None
+
+    def _interrupt(self, number: int, _: FrameType | None) -> None:
+        if self._since is not None and self._interruptible:  # else the call came back just now
+            raise TimeoutError(self.cause)
+
+    def _watch(self) -> None:
+        interrupted: float | None = None
+        while True:
+            time.sleep(min(1.0, self.timeout / 4))
+            since = self._since
+            waited = 0.0 if since is None else time.monotonic() - since
+            if waited > self.timeout * (2 if self._interruptible else 1):
+                self.on_hang(self.cause)
+                return
+            if waited > self.timeout and since != interrupted:
+                interrupted = since
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
+
+
+class Watched:
+    """Steps an environment; its exceptions, NaNs and hangs become a `RunError`."""
+
+    def __init__(self, env: gym.Env[Any, Any], watchdog: Watchdog) -> None:
+        self.env, self.watchdog = env, watchdog
 
     def reset(self, *, seed: int) -> np.ndarray:
         return self._call("reset", lambda: self.env.reset(seed=seed))[0]
@@ -72,19 +140,9 @@ class Watched:
         return frame, float(reward), bool(terminated), bool(truncated)
 
     def _call(self, name: str, call: Callable[[], Any]) -> Any:
-        self._since = time.monotonic()
         try:
-            return call()
+            with self.watchdog.watching():
+                return call()
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
             raise RunError(f"the environment's {name} raised {cause}") from error
-        finally:
-            self._since = None
-
-    def _watch(self) -> None:
-        while True:
-            time.sleep(min(1.0, self.timeout / 4))
-            since = self._since
-            if since is not None and time.monotonic() - since > self.timeout:
-                self.on_hang(f"the environment has not answered for {self.timeout:g} s")
-                return

@@ -109,11 +109,16 @@ def free_bytes(device: torch.device) -> int:
     with contextlib.suppress(OSError, ValueError):  # Linux: counts what caches would give back
         lines = Path("/proc/meminfo").read_text().splitlines()
         limits = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-    with contextlib.suppress(OSError, ValueError):  # a container's own limit; "max" is none
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())
-        limits.append(limit - int((group / "memory.current").read_text()))
+    with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+        limits.append(container_free_bytes(Path("/sys/fs/cgroup")))
     return min(limits)
+
+
+def container_free_bytes(group: Path) -> int:
+    """What a control group (version 2) leaves of its limit; the file cache gives way."""
+    limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+    stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    return limit - used + int(stat.get("inactive_file", 0))
 
 
 def seed_everything(seed: int, device: torch.device) -> torch.Generator:

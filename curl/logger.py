@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -30,6 +31,8 @@ from curl.checks import choice
 
 log = logging.getLogger("curl")
 
+# Seconds that wandb gets to begin and to upload the rest; without a network it would wait for ever.
+PATIENCE = {"WANDB_INIT_TIMEOUT": "30", "WANDB_FINISH_TIMEOUT": "60"}
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # of a bad line
 
 
@@ -102,7 +105,11 @@ class Logger:
             self._paused = True
         if self._wandb is not None:
             numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
-            self._wandb.log({**numbers, "env_steps": env_steps}, step=agent_steps)
+            try:
+                self._wandb.log({**numbers, "env_steps": env_steps}, step=agent_steps)
+            except Exception as error:
+                log.warning("wandb failed, metrics go to %s only: %s", self.path, error)
+                self._wandb = None
 
     def _append(self, line: str) -> None:
         """Write a whole line or none: what a full disk cut off is taken back."""
@@ -115,16 +122,17 @@ class Logger:
                 file.truncate(end)
                 raise
 
-    def evaluation(self, env_steps: int, returns: list[float]) -> None:
-        """Print a table row for an evaluation."""
+    def evaluation(self, env_steps: int, agent_steps: int, returns: list[float]) -> None:
+        """Append the row of an evaluation, and print it in a table."""
+        mean, std = float(np.mean(returns)), float(np.std(returns))
+        values = {"return_mean": mean, "return_std": std, "returns": [round(r, 4) for r in returns]}
+        self.write("evaluation", env_steps, agent_steps, values)
         if not self._header_shown:
             names = (
                 f"{'env steps':>10} {'return':>8} {'std':>7} {'min':>7} {'max':>7} {'minutes':>8}"
             )
             self.console.print(Text(names, style="bold"))
             self._header_shown = True
-        mean = sum(returns) / len(returns)
-        std = math.sqrt(sum((r - mean) ** 2 for r in returns) / len(returns))
         row = f"{env_steps:>10,} {mean:>8.1f} {std:>7.1f} {min(returns):>7.1f} {max(returns):>7.1f}"
         self.console.print(Text(f"{row} {self.wall_time() / 60:>8.1f}"))
 
@@ -134,14 +142,22 @@ class Logger:
 
     def close(self) -> None:
         self.progress.stop()
-        if self._wandb is not None:
+        if self._wandb is None:
+            return
+        try:
             self._wandb.finish()
+        except Exception as error:
+            folder = Path(self._wandb.dir).parent
+            log.warning("wandb: %s; `wandb sync %s` uploads the rest", error, folder)
 
     def _start_wandb(self, mode: str, project: str, config: Mapping[str, Any]) -> Any:
         mode = os.environ.get("WANDB_MODE", mode) if mode == "auto" else mode
         if mode == "disabled":
             return None
         os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT_RAISES", "true")
+        for variable, seconds in PATIENCE.items():
+            os.environ.setdefault(variable, seconds)
         import wandb
 
         if mode == "auto":
@@ -149,20 +165,22 @@ class Logger:
         marker = self.folder / "wandb_id"
         if not marker.exists():
             marker.write_text(uuid.uuid4().hex[:8])
-        name = "/".join(self.folder.parts[-3:])
-        try:
-            return wandb.init(
-                project=project,
-                id=marker.read_text().strip(),
-                name=name,
-                dir=str(self.folder),
-                config=dict(config),
-                mode=mode,  # pyright: ignore[reportArgumentType]
-                resume="allow" if mode == "online" else None,
-            )
-        except Exception as error:
-            log.warning("wandb is not available, metrics go to %s only: %s", self.path, error)
-            return None
+        for attempt in dict.fromkeys((mode, "offline")):
+            try:
+                return wandb.init(
+                    project=project,
+                    id=marker.read_text().strip(),
+                    name="/".join(self.folder.parts[-3:]),
+                    dir=str(self.folder),
+                    config=dict(config),
+                    mode=attempt,  # pyright: ignore[reportArgumentType]
+                    resume="allow" if attempt == "online" else None,
+                )
+            except Exception as error:
+                reason = (str(error).splitlines() or [repr(error)])[0]
+                log.warning("wandb cannot be used %s: %s", attempt, reason)
+                wandb.teardown()  # it holds on to the run's id
+        return None
 
 
 def _logged_in() -> bool:

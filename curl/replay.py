@@ -12,18 +12,20 @@ for 100 000 transitions of 100 x 100 pixels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from curl.batch import Batch, FrameStacks
+from curl.batch import Batch, FrameStacks, Later
 from curl.checks import whole
 from curl.hardware import free_bytes
 
 log = logging.getLogger("curl")
+
+COLUMNS = ("frames", "action", "reward", "terminated", "start")  # of a row, with its frame
 
 
 class ReplayBuffer:
@@ -55,13 +57,15 @@ class ReplayBuffer:
     ) -> None:
         self.capacity = whole("replay capacity", capacity)
         self.frame_stack = whole("frame_stack", frame_stack)
-        self.device = device or torch.device("cpu")
-        self.target = target or self.device
+        self.device = torch.empty(0, device=device or "cpu").device
+        self.target = torch.empty(0, device=target or self.device).device  # cuda is cuda:0
         self.rows = capacity + capacity // 64 + frame_stack + 1
         whole("frame_size", frame_size)
         whole("action_dim", action_dim)
         shape = (self.rows, frame_size, frame_size, 3)
-        needed = int(np.prod(shape)) + self.rows * (4 * action_dim + 29)
+        # a row: action and reward float32, terminated bool, start int64, here and on the host;
+        # a transition: arrivals int64, here and on the host
+        needed = int(np.prod(shape)) + self.rows * (4 * (action_dim + 1) + 1 + 16) + capacity * 16
         free = free_bytes(self.device)
         line = f"replay buffer: {capacity} transitions need {needed / 1e9:.2f} GB on {self.device}"
         if needed > free:
@@ -85,13 +89,24 @@ class ReplayBuffer:
 
     def begin(self, frame: np.ndarray) -> None:
         """Open an episode with its first frame, uint8 [H, W, 3]."""
+        self._require_frame(frame)
         self.episode_start = self.written
         self._write(frame)
 
     def add(
         self, action: np.ndarray | Tensor, reward: float, terminated: bool, frame: np.ndarray
     ) -> None:
-        """Append the transition that `action` [A] made from the newest frame to `frame`."""
+        """Append the transition that `action` [A] made from the newest frame to `frame`.
+
+        Raises:
+            ValueError: no episode was begun, or the frame or action has another shape or dtype.
+        """
+        if not self.written:
+            raise ValueError("replay.add: no episode was begun")
+        self._require_frame(frame)
+        if tuple(action.shape) != self.action.shape[1:]:
+            wanted = list(self.action.shape[1:])
+            raise ValueError(f"action must have shape {wanted}, got {list(action.shape)}")
         row = self.written % self.rows
         self.action[row] = torch.as_tensor(action, dtype=torch.float32)
         self.reward[row] = float(reward)
@@ -101,6 +116,8 @@ class ReplayBuffer:
 
     def latest(self) -> FrameStacks:
         """The stack that ends at the newest frame, to act on: one row."""
+        if not self.written:
+            raise ValueError("the replay buffer is empty: there is no latest frame")
         newest = torch.tensor([self.written - 1], device=self.device)
         return self._to_target(self._stacks(newest))[0]
 
@@ -126,7 +143,7 @@ class ReplayBuffer:
         row = after % self.rows
         later = [self._later(after, offset) for offset in offsets]
         obs, next_obs, *future = self._to_target(
-            self._stacks(after - 1), self._stacks(after), *(stacks for stacks, _ in later)
+            self._stacks(after - 1), self._stacks(after), *(stacks for stacks, _, _ in later)
         )
         return Batch(
             obs,
@@ -135,10 +152,16 @@ class ReplayBuffer:
             self.terminated[row].to(self.target),
             next_obs,
             {
-                offset: (stacks, inside.to(self.target))
-                for offset, stacks, (_, inside) in zip(offsets, future, later, strict=True)
+                offset: Later(stacks, action.to(self.target), valid.to(self.target))
+                for offset, stacks, (_, action, valid) in zip(offsets, future, later, strict=True)
             },
         )
+
+    def _require_frame(self, frame: np.ndarray) -> None:
+        shape = tuple(self.frames.shape[1:])
+        if frame.shape != shape or frame.dtype != np.uint8:
+            found = f"{frame.dtype} {list(frame.shape)}"
+            raise ValueError(f"frame must be uint8 {list(shape)}, got {found}")
 
     def _write(self, frame: np.ndarray) -> None:
         row = self.written % self.rows
@@ -166,20 +189,22 @@ class ReplayBuffer:
         numbers = torch.maximum(newest[:, None] - self._back, start[:, None])  # [B, S]
         return FrameStacks(self.frames, numbers % self.rows)
 
-    def _later(self, after: Tensor, offset: int) -> tuple[FrameStacks, Tensor]:
+    def _later(self, after: Tensor, offset: int) -> tuple[FrameStacks, Tensor, Tensor]:
         number = after - 1 + offset
-        inside = number < self.written
+        valid = number < self.written
         number = number.clamp(max=self.written - 1)
-        inside &= self.start[number % self.rows] == self.start[after % self.rows]
-        return self._stacks(torch.where(inside, number, after)), inside
+        valid &= self.start[number % self.rows] == self.start[after % self.rows]
+        number = torch.where(valid, number, after)
+        return self._stacks(number), self.action[number % self.rows], valid
 
     def _to_target(self, *many: FrameStacks) -> list[FrameStacks]:
-        if self.target.type == self.device.type:
+        if self.target == self.device:
             return list(many)
         moved = []
         for stacks in many:
             count, depth = stacks.rows.shape
-            frames = self.frames[stacks.rows.flatten()].pin_memory()
+            frames = self.frames[stacks.rows.flatten()]
+            frames = frames.pin_memory() if self.device.type == "cpu" else frames
             rows = torch.arange(count * depth, device=self.target).view(count, depth)
             moved.append(FrameStacks(frames.to(self.target, non_blocking=True), rows))
         return moved
@@ -198,23 +223,24 @@ class ReplayBuffer:
     def export(self, first: int, last: int) -> dict[str, Any]:
         """Frames `first` to `last` - 1 with all that lies beside them, on the CPU."""
         rows = torch.arange(first, last, device=self.device) % self.rows
-        columns = ("frames", "action", "reward", "terminated", "start")
-        return {"first": first} | {c: getattr(self, c)[rows].cpu() for c in columns}
+        return {"first": first} | {c: getattr(self, c)[rows].cpu() for c in COLUMNS}
 
-    def restore(self, segments: Sequence[dict[str, Any]], counters: dict[str, int]) -> None:
+    def restore(self, segments: Iterable[dict[str, Any]], counters: Any) -> None:
         """The inverse of `export` and `counters`, into a buffer of the same sizes.
 
         Raises:
-            ValueError: segments of another frame size, or with frames missing.
+            ValueError: segments or counters of other sizes or types, or with frames missing.
         """
+        self._require_counters(counters)
         wanted = max(0, counters["written"] - self.rows)
         for segment in segments:
+            self._require_segment(segment)
             count = len(segment["start"])
             keep = slice(max(0, wanted - segment["first"]), count)
             rows = torch.arange(segment["first"], segment["first"] + count)[keep] % self.rows
-            if segment["first"] > wanted or segment["frames"].shape[1:] != self.frames.shape[1:]:
-                raise ValueError("the saved replay buffer does not fit: other sizes or a gap")
-            for column in ("frames", "action", "reward", "terminated", "start"):
+            if segment["first"] > wanted:
+                raise ValueError(f"the saved replay buffer lacks frames from {wanted} on")
+            for column in COLUMNS:
                 getattr(self, column)[rows.to(self.device)] = segment[column][keep].to(self.device)
             wanted = max(wanted, segment["first"] + count)
         if wanted != counters["written"]:
@@ -227,3 +253,30 @@ class ReplayBuffer:
         places = np.arange(self.last - len(ends), self.last) % self.capacity
         self._arrivals[places] = ends
         self.arrivals.copy_(torch.as_tensor(self._arrivals))
+
+    def _require_counters(self, counters: Any) -> None:
+        """The saved counters are whole numbers that this buffer could have reached."""
+        names = list(self.counters())
+        pairs = counters.items() if isinstance(counters, Mapping) else ()
+        types = {name: type(value) for name, value in pairs}
+        if types == dict.fromkeys(names, int):
+            written, first, last, start = (counters[name] for name in names)
+            if 0 <= first <= last <= min(written, first + self.capacity) and 0 <= start <= written:
+                return
+        raise ValueError(f"the saved replay buffer's counters do not fit: {str(counters)[:100]}")
+
+    def _require_segment(self, segment: Any) -> None:
+        """A saved segment has this buffer's columns, all equally long."""
+        if not isinstance(segment, Mapping) or type(segment.get("first")) is not int:
+            raise ValueError("the saved replay buffer does not fit: a segment of it is none")
+        start = segment.get("start")
+        count = start.numel() if isinstance(start, Tensor) else 0
+        for column in COLUMNS:
+            ours, theirs = getattr(self, column), segment.get(column)
+            wanted = (ours.dtype, count, *ours.shape[1:])
+            if not isinstance(theirs, Tensor) or (theirs.dtype, *theirs.shape) != wanted:
+                found = (theirs.dtype, *theirs.shape) if isinstance(theirs, Tensor) else theirs
+                raise ValueError(
+                    f"the saved replay buffer has other sizes: {column} must be {wanted}, "
+                    f"got {str(found)[:100]}"
+                )

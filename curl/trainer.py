@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from curl.agents.base import Agent
-from curl.checkpoint import CheckpointError, Checkpoints
+from curl.checkpoint import Checkpoints, one_of_ours, progress
 from curl.checks import flag, real, whole
 from curl.evaluation import Evaluator
-from curl.guard import RunError, StopSignal, Watched, require_finite
+from curl.guard import FiniteUpdates, RunError, StopSignal, Watchdog, Watched
 from curl.logger import Logger
 from curl.replay import ReplayBuffer
 
@@ -60,11 +60,9 @@ class Trainer:
         env_timeout: float,
     ) -> None:
         self.agent, self.evaluator = agent, evaluator
-        self.env = Watched(
-            env,
-            timeout=real("env_timeout", env_timeout, low=0, open_low=True),
-            on_hang=self.leave_hanging_environment,
-        )
+        timeout = real("env_timeout", env_timeout, low=0, open_low=True)
+        self.watchdog = Watchdog(timeout=timeout, on_hang=self.leave_hanging_environment)
+        self.env = Watched(env, self.watchdog)
         assert env.action_space.shape is not None
         self.action_dim = env.action_space.shape[0]
         self.replay, self.logger, self.checkpoints = replay, logger, checkpoints
@@ -87,10 +85,15 @@ class Trainer:
         self.next_evaluation = self.next_checkpoint = 0
         self.last_evaluation = -1
         self.metrics: dict[str, Any] = {}  # the newest value of each
+        self.updates = FiniteUpdates()
+        self.evaluating = False
 
     @property
     def env_steps(self) -> int:
         return self.agent_steps * self.action_repeat
+
+    def counters(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in COUNTERS}
 
     def run(self) -> int | None:
         """Train to the budget, or until a signal; returns the signal's number, or None.
@@ -99,7 +102,8 @@ class Trainer:
             RunError: a non-finite number or a failing environment; a checkpoint was written.
         """
         self.stop = StopSignal(self.logger.console.print)
-        self.resume()
+        with one_of_ours(self.checkpoints.folder):
+            self.resume()
         self.logger.progress.start()
         self.mark, self.marked_steps = time.monotonic(), self.agent_steps
         try:
@@ -117,16 +121,19 @@ class Trainer:
                 self.step(action)
                 if self.agent_steps % max(1, self.log_every // self.action_repeat) == 0:
                     self.log_training()
+            self.finish()
         except RunError as failure:
             raise self.failed(failure) from failure
-        self.finish()
         return self.stop.number
 
     def update(self) -> None:
         """One update an agent step, once the buffer holds the initial steps."""
+        self.updates.require()
         if len(self.replay) >= min(self.initial_steps, self.replay.capacity):
             batch = self.replay.sample(self.batch_size, self.generator, self.agent.offsets)
-            self.metrics |= self.agent.update(batch)
+            metrics = self.agent.update(batch)
+            self.metrics |= metrics
+            self.updates.note(metrics, self.env_steps)
 
     def step(self, action: torch.Tensor) -> None:
         frame, reward, terminated, truncated = self.env.step(action.numpy())
@@ -141,10 +148,8 @@ class Trainer:
             self.logger.write("episode", self.env_steps, self.agent_steps, values)
 
     def random_action(self) -> torch.Tensor:
-        uniform = torch.rand(
-            self.action_dim, generator=self.generator, device=self.generator.device
-        )
-        return (2 * uniform - 1).cpu()
+        source = self.generator
+        return (2 * torch.rand(self.action_dim, generator=source, device=source.device) - 1).cpu()
 
     def begin_episode(self) -> None:
         self.episode += 1
@@ -155,6 +160,7 @@ class Trainer:
     # -- chores ----------------------------------------------------------------------------------
 
     def between_episodes(self) -> None:
+        self.updates.require()
         if self.env_steps >= self.next_evaluation:
             self.evaluate()
         if self.env_steps >= self.next_checkpoint:
@@ -166,41 +172,41 @@ class Trainer:
     def evaluate(self) -> None:
         """Deterministic episodes in environments of their own, once at an env step.
 
-        A failure is only reported; one that a signal breaks off is made up for on resuming.
+        A failure or a hang is only reported; what a signal breaks off is made up for on resuming.
         """
         if self.last_evaluation == self.env_steps:
             return
         video = self.logger.folder / "videos" / f"{self.env_steps:08d}.mp4" if self.video else None
+        self.evaluating = True
         try:
             returns = self.evaluator(
                 self.agent,
                 seed=self.seed + EVALUATION_SEED,
                 video=video,
                 stop=lambda: self.stop.number is not None,
+                watchdog=self.watchdog,
             )
         except InterruptedError:
             return
         except Exception as error:
             log.warning("the evaluation at %d env steps failed: %r", self.env_steps, error)
             returns = []
+        finally:
+            self.evaluating = False
+        self.evaluated()
+        if returns:
+            self.logger.evaluation(self.env_steps, self.agent_steps, returns)
+
+    def evaluated(self) -> None:
         self.last_evaluation = self.env_steps
         self.next_evaluation = (self.env_steps // self.eval_every + 1) * self.eval_every
-        if not returns:
-            return
-        values = {
-            "return_mean": float(np.mean(returns)),
-            "return_std": float(np.std(returns)),
-            "returns": [round(r, 4) for r in returns],
-        }
-        self.logger.write("evaluation", self.env_steps, self.agent_steps, values)
-        self.logger.evaluation(self.env_steps, returns)
 
     def log_training(self) -> None:
+        self.updates.require()
         now = time.monotonic()
         rate = (self.agent_steps - self.marked_steps) / max(now - self.mark, 1e-9)
         self.mark, self.marked_steps = now, self.agent_steps
         self.metrics = {name: float(value) for name, value in self.metrics.items()}
-        require_finite(self.metrics, self.env_steps)
         updates, env_rate = rate * bool(self.metrics), rate * self.action_repeat
         rates = {"updates_per_second": updates, "env_steps_per_second": env_rate}
         self.logger.write("train", self.env_steps, self.agent_steps, self.metrics | rates)
@@ -211,6 +217,7 @@ class Trainer:
 
     def finish(self) -> None:
         """A run that reached its budget is evaluated a last time; every run is checkpointed."""
+        self.updates.require()
         if self.stop.number is None:
             self.evaluate()
         self.logger.show(self.env_steps, f"return {self.last_return:.0f}")
@@ -220,11 +227,10 @@ class Trainer:
 
     def checkpoint(self, kind: str = "state") -> Path | None:
         """Write a checkpoint; a disk that refuses it is reported, and training goes on."""
-        counters = {name: getattr(self, name) for name in COUNTERS}
         state = {
             "agent": self.agent.state(),
             "config": self.config,
-            "counters": counters,
+            "counters": self.counters(),
             "metrics": {name: float(value) for name, value in self.metrics.items()},
             "replay": self.replay.counters(),
             "generator": self.generator.get_state(),
@@ -242,39 +248,47 @@ class Trainer:
     def failed(self, failure: RunError) -> RunError:
         """Keep what there is for a diagnosis, aside from the checkpoints that a resume reads."""
         path = self.checkpoint(kind="diagnostic")
-        return RunError(f"{failure} (env step {self.env_steps}); diagnostic checkpoint: {path}")
+        at = f"stopped at env step {self.env_steps}"
+        return RunError(f"{failure}; {at}; diagnostic checkpoint: {path}")
 
     def leave_hanging_environment(self, cause: str) -> None:
-        """Called beside the hanging call: nothing can interrupt it, so the process ends."""
-        log.error("error: %s", self.failed(RunError(cause)))
+        """Called beside the hanging call: nothing can interrupt it, so the process ends.
+
+        In an evaluation the training is sound: the same command goes on after that evaluation.
+        """
+        if self.evaluating:
+            self.evaluated()
+            cause += f" in the evaluation at {self.env_steps} env steps"
+            log.error("error: %s; checkpoint: %s; resuming skips it", cause, self.checkpoint())
+        else:
+            log.error("error: %s", self.failed(RunError(cause)))
         os._exit(HUNG)
 
     def resume(self) -> None:
-        """Go on from the run folder's newest sound checkpoint, if there is one."""
+        """Go on from the newest sound checkpoint, if there is one. `ValueError` if it misfits."""
         found = self.checkpoints.load()
         if found is None:
             self.logger.resume(-1, 0.0)  # rows of a run that was killed before its first one
             return
-        state, segments = found
-        if missing := [name for name in COUNTERS if name not in state["counters"]]:
-            raise CheckpointError(f"the checkpoint lacks the counters {', '.join(missing)}")
+        state, frames = found
         self.agent.load(state["agent"])
-        for name in COUNTERS:
-            setattr(self, name, state["counters"][name])
-        self.metrics = dict(state["metrics"])
+        counters, self.metrics, wall_time = progress(state, self.counters())
+        vars(self).update(counters)
         try:
             self.generator.set_state(state["generator"])
-        except (RuntimeError, TypeError):
+        except (KeyError, RuntimeError, TypeError):
             log.warning("the checkpoint was made on another device: random numbers begin anew")
-        self.logger.resume(self.env_steps, state["wall_time"], self.last_evaluation)
-        if segments:
-            self.replay.restore(segments, state["replay"])
-        if self.in_episode and not (segments and self.replay_episode()):
+        if state["segments"]:
+            self.replay.restore(frames, state.get("replay"))
+        self.logger.resume(self.env_steps, wall_time, self.last_evaluation)
+        if self.in_episode and not (state["segments"] and self.replay_episode()):
             self.in_episode = False  # the episode is given up; its transitions stay
         self.logger.console.print(f"resumed at {self.env_steps:,} env steps")
 
     def replay_episode(self) -> bool:
         """Bring the environment back to where it was: the same seed, the same actions."""
+        if self.episode_steps >= min(self.replay.written, self.replay.rows):
+            return False  # not all of its actions are there
         frame = self.env.reset(seed=self.seed + self.episode)
         for back in range(self.episode_steps, 0, -1):
             row = (self.replay.written - back) % self.replay.rows

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
 import pickle
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,27 @@ def test_frames_are_written_once(tmp_path: Path) -> None:
     assert found(tmp_path) == (40, [20, 21])
 
 
+def test_frame_files_are_read_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole replay buffer, beside the one it goes into, would need its memory twice."""
+    checkpoints, read = Checkpoints(tmp_path), list[str]()
+    for number in range(1, 4):
+        save(checkpoints, 10 * number, (0, 4 * number))
+    load = torch.load
+
+    def noting(path: Path, **keywords: Any) -> Any:
+        read.append(path.name)
+        return load(path, **keywords)
+
+    monkeypatch.setattr(torch, "load", noting)
+    loaded = Checkpoints(tmp_path).load()
+    assert loaded is not None and read == ["state-30.pt"]
+    for number, _ in enumerate(loaded[1], 1):
+        assert len(read) == 1 + number
+    assert read[1:] == ["frames-0-4.pt", "frames-4-8.pt", "frames-8-12.pt"]
+
+
 def test_a_checkpoint_without_frames_asks_for_none(tmp_path: Path) -> None:
     """`save_replay` may be switched off for a resumed run: old frames would leave a gap."""
     checkpoints = Checkpoints(tmp_path)
@@ -160,6 +183,7 @@ def two(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.usefixtures("fault")
 @pytest.mark.parametrize("name", ["state-20.pt", "frames-4-7.pt", "state-20.sha256"])
 @pytest.mark.parametrize("damage", ["truncated", "empty", "overwritten", "missing"])
 def test_the_checkpoint_before_a_damaged_one_is_used(
@@ -188,6 +212,7 @@ def test_after_a_damaged_checkpoint_the_run_goes_on_saving(two: Path) -> None:
     assert found(two) == (20, list(range(6)))
 
 
+@pytest.mark.usefixtures("fault")
 def test_damage_to_all_checkpoints_is_an_error(two: Path) -> None:
     for path in (two / "checkpoints").glob("state-*.pt"):
         os.truncate(path, 100)
@@ -195,9 +220,39 @@ def test_damage_to_all_checkpoints_is_an_error(two: Path) -> None:
         Checkpoints(two).load()
 
 
+def test_a_state_of_a_newer_format_is_left_alone(two: Path) -> None:
+    """It is not damaged; to go on from an older one would begin another history."""
+    path = two / "checkpoints" / "state-20.pt"
+    newer = {"format": 2, **state(20), "segments": []}
+    save_file(path, newer, checksum=path.with_suffix(".sha256"))
+    before = names(two)
+    with pytest.raises(CheckpointError, match=r"state-20.* format 2, .*: resume with that version"):
+        Checkpoints(two).load()
+    assert names(two) == before
+    assert Checkpoints(two).newest_state()["config"] == {"seed": 10}  # to evaluate
+
+
+@pytest.mark.usefixtures("fault")
+@pytest.mark.parametrize("lost", ["all", "frames-0-4.pt"])
+def test_frames_that_went_away_are_written_again(tmp_path: Path, lost: str) -> None:
+    """As when a network drive comes back empty while the run goes on."""
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 10, (0, 4))
+    save(checkpoints, 20, (0, 7))
+    if lost == "all":
+        shutil.rmtree(checkpoints.folder)
+    else:
+        (checkpoints.folder / lost).unlink()
+    save(checkpoints, 30, (0, 9))
+    assert found(tmp_path) == (30, list(range(9)))
+
+
 @fuzz
 @given(st.sampled_from(["state-20.pt", "frames-4-7.pt"]), st.floats(0, 1, exclude_max=True))
-def test_a_truncated_checkpoint_is_passed_over(two: Path, name: str, part: float) -> None:
+def test_a_truncated_checkpoint_is_passed_over(
+    two: Path, tally: Counter[str], name: str, part: float
+) -> None:
+    tally["bad inputs"] += 1
     folder = fresh(two)
     path = folder / "checkpoints" / name
     os.truncate(path, int(part * path.stat().st_size))
@@ -210,7 +265,10 @@ def test_a_truncated_checkpoint_is_passed_over(two: Path, name: str, part: float
     st.floats(0, 1, exclude_max=True),
     st.integers(1, 255),
 )
-def test_a_flipped_byte_is_noticed(two: Path, name: str, place: float, mask: int) -> None:
+def test_a_flipped_byte_is_noticed(
+    two: Path, tally: Counter[str], name: str, place: float, mask: int
+) -> None:
+    tally["bad inputs"] += 1
     folder = fresh(two)
     path = folder / "checkpoints" / name
     flip(path, int(place * path.stat().st_size), mask)
@@ -226,12 +284,15 @@ def test_a_flipped_byte_in_the_weights_is_noticed(two: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_no_flipped_byte_in_a_copied_state_raises_anything_else(two: Path) -> None:
+def test_no_flipped_byte_in_a_copied_state_raises_anything_else(
+    two: Path, tally: Counter[str]
+) -> None:
     """Every byte in turn, without the checksum: the unpickler meets whatever they say."""
     path = two / "checkpoints" / "state-20.pt"
     path.with_suffix(".sha256").unlink()
     content = path.read_bytes()
     wrong = []
+    tally["bad inputs"] += len(content)
     for position in range(len(content)):
         path.write_bytes(content)
         flip(path, position, 0x01)
@@ -245,7 +306,14 @@ def test_no_flipped_byte_in_a_copied_state_raises_anything_else(two: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "segments", [7, [7], ["file"], [{"file": "x"}], [None], {}], ids=lambda value: repr(value)
+    "segments",
+    [
+        *(7, [7], ["file"], [{"file": "x"}], [None], {}),
+        [{"file": 7, "first": 0, "last": 1, "sha256": ""}],
+        [{"file": "x", "first": "0", "last": 1, "sha256": ""}],
+        [{"file": "x", "first": 0, "last": None, "sha256": ""}],
+    ],
+    ids=lambda value: repr(value),
 )
 def test_a_list_of_frame_files_that_is_none_is_refused(tmp_path: Path, segments: Any) -> None:
     path = tmp_path / "state-1.pt"
@@ -321,6 +389,7 @@ def test_a_checksum_of_another_file_is_refused(tmp_path: Path) -> None:
 # -- a failing disk --------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("fault")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 @pytest.mark.parametrize("name", ["state-20.pt", "frames-4-7.pt"])
 @pytest.mark.parametrize("size", [1, 1_000_000])
@@ -338,23 +407,26 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, name: str, si
     assert found(tmp_path) == (20, list(range(7)))
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_failing_flush_or_rename_leaves_the_earlier_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+@pytest.mark.usefixtures("fault")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("call", ["open", "fsync", "replace"])
+def test_a_disk_that_refuses_leaves_the_earlier_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 10, (0, 4))
 
     def fail(*_: Any) -> None:
-        raise OSError(5, "Input/output error")
+        raise OSError(number, os.strerror(number))
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="Input/output"):
-        patched.setattr(*((os, "fsync") if call == "fsync" else (Path, "replace")), fail)
+    with monkeypatch.context() as patched, pytest.raises(OSError, match=os.strerror(number)):
+        patched.setattr(*((os, "fsync") if call == "fsync" else (Path, call)), fail)
         save(checkpoints, 20, (0, 7))
     assert names(tmp_path) == {"state-10.pt", "state-10.sha256", "frames-0-4.pt"}
     assert found(tmp_path) == (10, [0, 1, 2, 3])
 
 
+@pytest.mark.usefixtures("fault")
 def test_a_full_disk_leaves_an_earlier_checkpoint_of_the_same_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,12 +443,14 @@ def test_a_full_disk_leaves_an_earlier_checkpoint_of_the_same_step(
     assert found(tmp_path) == (10, [0, 1, 2, 3])
 
 
+@pytest.mark.usefixtures("fault")
 def test_a_kill_between_state_and_checksum_leaves_the_earlier_checkpoint(two: Path) -> None:
     """A state file without its checksum is no checkpoint yet."""
     (two / "checkpoints" / "state-20.sha256").unlink()
     assert found(two) == (10, [0, 1, 2, 3])
 
 
+@pytest.mark.usefixtures("fault")
 def test_a_kill_between_frames_and_state_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
     """The state file comes last: frames without it are no checkpoint, and are written again."""
     checkpoints = Checkpoints(tmp_path)

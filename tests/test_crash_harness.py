@@ -8,8 +8,8 @@ from __future__ import annotations
 import random
 import signal
 import subprocess
-import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,11 +43,16 @@ def end(process: subprocess.Popen[bytes], delay: float | None) -> int:
     return process.returncode
 
 
-def killed_often(folder: Path, seed: int, kills: int, duration: float, undisturbed: Path) -> int:
-    """Resume after each of `kills` kills, and compare what comes out; returns kills survived."""
+def killed_often(
+    folder: Path, seed: int, duration: float, undisturbed: Path, tally: list[str]
+) -> None:
+    """Resume after each of KILLS kills, and compare what comes out with `undisturbed`.
+
+    `tally` gets "kills" for each, and "kills survived" once its run has ended as it should.
+    """
     rng = random.Random(seed)
-    survived = pending = runs = 0
-    while survived + pending < kills:
+    kills = pending = runs = 0
+    while kills < KILLS:
         here = folder / str(runs)
         if rng.random() < 0.5:
             process, delay = start(here), rng.uniform(0.1, 1) * duration
@@ -56,13 +61,15 @@ def killed_often(folder: Path, seed: int, kills: int, duration: float, undisturb
             process, delay = start(here, call, sign * rng.randint(1, 12)), None
         if end(process, delay) == 0:  # it got to its end before the kill
             assert_equal_runs(here, undisturbed)
-            survived, pending, runs = survived + pending, 0, runs + 1
+            tally += ["kills survived"] * pending
+            pending, runs = 0, runs + 1
         else:
-            pending += 1
+            tally.append("kills")
+            kills, pending = kills + 1, pending + 1
     if pending:
         assert end(start(folder / str(runs)), None) == 0
         assert_equal_runs(folder / str(runs), undisturbed)
-    return survived + pending
+        tally += ["kills survived"] * pending
 
 
 @pytest.fixture(scope="module")
@@ -76,29 +83,30 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2, 3, -1, -2, -3])
 def test_a_kill_at_each_rename_of_the_first_checkpoint(
-    undisturbed: tuple[Path, float], tmp_path: Path, number: int
+    undisturbed: tuple[Path, float], tmp_path: Path, number: int, tally: Counter[str]
 ) -> None:
     assert end(start(tmp_path, "replace", number), None) == -signal.SIGKILL
+    tally["faults"] += 1
     assert end(start(tmp_path), None) == 0
     assert_equal_runs(tmp_path, undisturbed[0])
 
 
 @pytest.mark.slow
 def test_the_crash_harness(
-    undisturbed: tuple[Path, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    undisturbed: tuple[Path, float], tmp_path: Path, tally: Counter[str]
 ) -> None:
     finished, duration = undisturbed
+    seen, failures = list[str](), list[AssertionError]()
 
-    def job(seed: int) -> int:
-        return killed_often(tmp_path / str(seed), seed, KILLS, duration, finished)
+    def job(seed: int) -> None:
+        killed_often(tmp_path / str(seed), seed, duration, finished, seen)
 
-    survived, failures = 0, list[AssertionError]()
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.submit(job, seed) for seed in range(RUNS)]:
             try:
-                survived += future.result()
+                future.result()
             except AssertionError as error:
                 failures.append(error)
-    with capsys.disabled():
-        sys.stdout.write(f"\ncrash harness: {survived} of {RUNS * KILLS} kills survived\n")
+    tally.update(seen)
     assert not failures, failures
+    assert tally["kills"] == tally["kills survived"] == RUNS * KILLS

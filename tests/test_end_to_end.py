@@ -159,7 +159,9 @@ def interrupt(folder: Path, number: signal.Signals, env_steps: int) -> int:
 def assert_equal_runs(one: Path, other: Path) -> None:
     assert timeless(one) == timeless(other)
     (state, frames), (other_state, other_frames) = (
-        found for folder in (one, other) if (found := Checkpoints(folder).load())
+        (found[0], list(found[1]))
+        for folder in (one, other)
+        if (found := Checkpoints(folder).load())
     )
     for key in ("agent", "counters", "replay", "generator", "metrics"):
         assert_equal(state[key], other_state[key], key)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import av
+import faulty  # noqa: F401  registers environments
 import numpy as np
 import pytest
 import torch
 
-from curl.evaluation import Evaluator, write_video
+from curl import evaluation
+from curl.evaluation import Evaluator, make_stacked_env, write_video
+from curl.guard import Watchdog
 
 SETTINGS = {"env_id": "Pendulum-v1", "action_repeat": 4, "render_size": 24}
 
@@ -60,3 +68,73 @@ def test_a_written_video_holds_the_frames(tmp_path: Path) -> None:
         means = [f.to_ndarray(format="rgb24").mean() for f in container.decode(video=0)]
         assert container.streams.video[0].average_rate == 10
     np.testing.assert_allclose(means, [0, 80, 160, 240], atol=6)
+
+
+# -- environments that fail ------------------------------------------------------------------------
+
+
+def make_here(settings: Any, frame_stack: int) -> Any:
+    """`make_stacked_env` for processes that import this module, and so register faulty.py's."""
+    return make_stacked_env(settings, frame_stack)
+
+
+def failing(name: str, processes: int) -> Evaluator:
+    settings = {"env_id": f"{name}-v0", "action_repeat": 1, "render_size": 24}
+    device = torch.device("cpu")
+    return Evaluator(
+        settings=settings, episodes=2, frame_stack=3, device=device, processes=processes
+    )
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "make_stacked_env", make_here)
+
+
+@pytest.fixture
+def watchdog() -> Iterator[Watchdog]:
+    handler = signal.getsignal(signal.SIGUSR2)
+    yield Watchdog(timeout=2, on_hang=lambda cause: os._exit(3))
+    signal.signal(signal.SIGUSR2, handler)
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_environment_that_hangs_is_left(watchdog: Watchdog, processes: int) -> None:
+    """It hangs under seeds of evaluations; side by side its processes are ended, then made anew."""
+    tried = failing("HangsInEvaluation", processes)
+    try:
+        sound = tried(Bright(), seed=0)  # starts the processes, which takes longer than 2 s
+        began = time.monotonic()
+        with pytest.raises(TimeoutError, match="has not answered for 2 s"):
+            tried(Bright(), seed=1_000_000, watchdog=watchdog)
+        assert 2 <= time.monotonic() - began < 20
+        assert tried(Bright(), seed=0) == sound
+    finally:
+        tried.close()
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "error"), [("NaNInEvaluation", ValueError), ("RaisesInEvaluation", ArithmeticError)]
+)
+def test_an_environment_that_fails_is_named_and_made_anew(
+    name: str, error: type[Exception], processes: int
+) -> None:
+    tried = failing(name, processes)
+    try:
+        with pytest.raises(error):
+            tried(Bright(), seed=1_000_000)
+        assert len(tried(Bright(), seed=0)) == 2
+    finally:
+        tried.close()
+
+
+def test_a_video_that_cannot_be_written_costs_no_returns(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("curl"), "propagate", True)
+    (tmp_path / "videos").touch()  # where a folder should be
+    expected = evaluator(1, episodes=1)(Bright(), seed=5)
+    video = tmp_path / "videos" / "episode.mp4"
+    assert evaluator(1, episodes=1)(Bright(), seed=5, video=video) == expected
+    assert f"no video {video}: " in caplog.text

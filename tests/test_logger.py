@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import io
 import json
 import logging
+import os
 import resource
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -176,10 +181,132 @@ def test_a_folder_that_went_away_does_not_stop_training(
 # -- the console -----------------------------------------------------------------------------------
 
 
-def test_evaluations_make_a_table(logger: Logger, printed: io.StringIO) -> None:
-    logger.evaluation(0, [1.0, 3.0])
-    logger.evaluation(10_000, [250.0, 350.0])
+def test_evaluations_make_a_table(logger: Logger, tmp_path: Path, printed: io.StringIO) -> None:
+    logger.evaluation(0, 0, [1.0, 3.0])
+    logger.evaluation(10_000, 1250, [250.0, 350.0])
     header, first, second = printed.getvalue().splitlines()
     assert header.split()[:2] == ["env", "steps"]
     assert first.split()[:5] == ["0", "2.0", "1.0", "1.0", "3.0"]
     assert second.split()[:5] == ["10,000", "300.0", "50.0", "250.0", "350.0"]
+    row = rows(tmp_path)[1]
+    assert (row["kind"], row["env_steps"], row["agent_steps"]) == ("evaluation", 10_000, 1250)
+    assert (row["return_mean"], row["return_std"]) == (300.0, 50.0)
+    assert row["returns"] == [250.0, 350.0]
+
+
+# -- wandb -----------------------------------------------------------------------------------------
+
+
+class Stuck:
+    """A wandb run whose network went away."""
+
+    dir = "/run/wandb/run-7/files"
+    logged = 0
+
+    def log(self, values: Any, step: int) -> None:
+        self.logged += 1
+        raise ConnectionError("broken pipe")
+
+    def finish(self) -> None:
+        raise TimeoutError("Timed out finishing run.")
+
+
+def test_a_wandb_that_cannot_upload_is_said_with_the_remedy(
+    logger: Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "curl")
+    logger._wandb = Stuck()
+    logger.close()
+    assert "Timed out finishing run.; `wandb sync /run/wandb/run-7` uploads the rest" in caplog.text
+
+
+def test_a_wandb_that_fails_does_not_stop_training(
+    logger: Logger, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "curl")
+    logger._wandb = stuck = Stuck()
+    logger.write("train", 100, 50, {"loss": 1.0})
+    logger.write("train", 200, 100, {"loss": 1.0})
+    assert stuck.logged == 1 and caplog.text.count("wandb failed") == 1
+    assert [row["env_steps"] for row in rows(tmp_path)] == [100, 200]
+
+
+ONLINE = """
+import logging, pathlib, sys
+from curl.logger import Logger
+logging.basicConfig()
+logger = Logger(folder=pathlib.Path(sys.argv[1]), wandb="auto", budget=1)
+logger.write("train", 1, 1, {"loss": 1.0})
+logger.close()
+"""
+
+
+def start_online(folder: Path, server: str) -> subprocess.CompletedProcess[str]:
+    """A logger with a key, in a process of its own; wandb gets 4 seconds to begin and to finish."""
+    wandb = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": server, "WANDB_CONSOLE": "off"}
+    wandb |= {"WANDB_INIT_TIMEOUT": "4", "WANDB_FINISH_TIMEOUT": "4"}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    return subprocess.run(
+        [sys.executable, "-c", ONLINE, str(folder)],
+        env=environment | wandb | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_wandb_with_a_key_and_no_network_goes_offline(tmp_path: Path) -> None:
+    """Port 9 of this machine, where nothing listens."""
+    done = start_online(tmp_path, "http://127.0.0.1:9")
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "wandb cannot be used online" in done.stderr
+    assert len(list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))) == 1
+    assert [row["kind"] for row in rows(tmp_path)] == ["train"]
+
+
+class Vanishing(http.server.BaseHTTPRequestHandler):
+    """Accepts a run, and then answers nothing more: a network that goes away after the start."""
+
+    def do_POST(self) -> None:
+        size = int(self.headers.get("Content-Length") or 0)
+        content, answer = self.rfile.read(size), None
+        if self.path.endswith("/graphql"):
+            asked = json.loads(content)
+            answer = self.answer(asked["query"], asked.get("variables") or {})
+        if answer is None:
+            self.send_error(503)
+            return
+        content = json.dumps({"data": answer}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def answer(self, query: str, variables: dict[str, Any]) -> Any:
+        if "upsertBucket" in query:
+            project = {"id": "1", "name": "curl", "entity": {"id": "1", "name": "me"}}
+            bucket = {"id": "1", "name": variables["name"], "displayName": "", "description": ""}
+            bucket |= {"config": "{}", "sweepName": None, "historyLineCount": 0, "project": project}
+            return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+        if "RunResumeStatus" in query or "bucket(name" in query:
+            return {"model": None}
+        if "viewer" in query:
+            return {"viewer": {"id": "1", "entity": "me", "flags": "{}", "teams": {"edges": []}}}
+        return None
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+
+@pytest.mark.slow
+def test_wandb_whose_network_goes_away_ends_the_run_in_time(tmp_path: Path) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Vanishing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = start_online(tmp_path, f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "wandb cannot be used" not in done.stderr
+    (folder,) = (tmp_path / "wandb").glob("run-*")
+    assert f"`wandb sync {folder}` uploads the rest" in done.stderr
+    assert list(folder.glob("run-*.wandb"))

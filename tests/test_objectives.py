@@ -1,150 +1,316 @@
-"""Objectives: InfoNCE against hand calculation, and the contract of every configured objective."""
+"""The contract of every objective in configs/objective; the measurements that all report."""
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from latents import A, D, masks, ragged, randn, random_latents
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from curl import objectives
-from curl.objectives.base import Objective
-from curl.objectives.infonce import InfoNCE, infonce
+from curl.objectives.base import (
+    Latents,
+    Objective,
+    alignment,
+    effective_rank,
+    retrieval_accuracy,
+    squared_distances,
+)
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "objective").glob("*.yaml"))
-LATENT = 6
+METRICS = {"accuracy", "positive_similarity", "negative_similarity", "effective_rank"}
 
 
-def latents(count: int, seed: int) -> Tensor:
-    return torch.randn(count, LATENT, generator=torch.Generator().manual_seed(seed))
+def make(path: Path, **changes: Any) -> Objective | None:
+    """A fresh objective, the same at every call: PyTorch's global generator draws its weights."""
+    torch.manual_seed(0)
+    chosen = OmegaConf.merge(OmegaConf.load(path), changes)
+    return objectives.make(**chosen, latent_dim=D, action_dim=A)
 
 
-def identity_infonce() -> InfoNCE:
-    objective = InfoNCE(latent_dim=LATENT)
-    with torch.no_grad():
-        objective.bilinear.copy_(torch.eye(LATENT))
+def built(path: Path) -> Objective:
+    objective = make(path)
+    assert objective is not None
     return objective
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    """Initial weights come from PyTorch's global generator."""
-    torch.manual_seed(0)
+SCORING = [path for path in CONFIGS if make(path) is not None]
+LATER = [path for path in SCORING if 0 not in built(path).key_offsets]  # an episode may be over
 
 
-@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
-def test_infonce_of_orthogonal_latents(scale: float) -> None:
-    """Logits scale^2 on the diagonal, 0 beside it: log(e^(scale^2) + B - 1) - scale^2."""
-    q = scale * torch.eye(LATENT)
-    loss, metrics = identity_infonce()(q, q)
-    expected = math.log(math.exp(scale**2) + LATENT - 1) - scale**2
-    assert loss.item() == pytest.approx(expected, abs=1e-6)
-    assert metrics["accuracy"] == (1.0 if scale else pytest.approx(1 / LATENT))
+@pytest.fixture(params=SCORING, ids=lambda path: path.stem)
+def objective(request: pytest.FixtureRequest) -> Objective:
+    return built(request.param)
 
 
-def test_infonce_is_the_double_loop() -> None:
-    """-1/B sum_i log(exp(q_i W k_i) / sum_j exp(q_i W k_j)), in Python floats."""
-    objective = InfoNCE(latent_dim=LATENT)
-    q, k, w = latents(8, 1), latents(8, 2), objective.bilinear.detach().double()
-    total, right = 0.0, 0
-    for i in range(8):
-        scores = [float(q[i].double() @ w @ k[j].double()) for j in range(8)]
-        total -= math.log(math.exp(scores[i]) / sum(map(math.exp, scores)))
-        right += max(scores) == scores[i]
-    loss, metrics = objective(q, k)
-    assert loss.item() == pytest.approx(total / 8, rel=1e-5)
-    assert metrics["accuracy"].item() == pytest.approx(right / 8)
+def gradients(objective: Objective, latents: Latents) -> tuple[Tensor, list[Tensor]]:
+    """Loss, and the gradients of the queries and of every parameter."""
+    loss = objective(latents)[0]
+    wanted = [latents.query, *objective.parameters()]
+    return loss.detach(), list(torch.autograd.grad(loss, wanted))
 
 
-def test_infonce_does_not_overflow() -> None:
-    logits = torch.tensor([[1000.0, 0.0], [0.0, 1000.0]])
-    assert infonce(logits).item() == 0
-    assert infonce(logits.flip(0)).item() == 1000
+def renewed(latents: Latents, **changes: Tensor) -> Latents:
+    """The same latents but for `changes`, as leaves of a new graph."""
+    made = dataclasses.replace(latents, **changes)
+    return dataclasses.replace(made, query=made.query.detach().clone().requires_grad_())
 
 
-def test_accuracy_counts_the_queries_that_find_their_key() -> None:
-    """Two of six keys are swapped: four are found."""
-    q = 3 * torch.eye(LATENT)
-    _, metrics = identity_infonce()(q, q[[1, 0, 2, 3, 4, 5]])
-    assert metrics["accuracy"].item() == pytest.approx(4 / 6)
-
-
-def test_accuracy_asks_queries_for_keys_and_not_keys_for_queries() -> None:
-    """Query 1 points at key 0, and more strongly than query 0: one query misses, but two keys."""
-    k = 3 * torch.eye(LATENT)
-    q = k.clone()
-    q[1] = 2 * k[0]
-    assert identity_infonce()(q, k)[1]["accuracy"].item() == pytest.approx(5 / 6)
-
-
-def test_aligned_pairs_score_better_than_shuffled_ones() -> None:
-    q, objective = latents(32, 3), identity_infonce()
-    near = q + 0.1 * latents(32, 4)
-    aligned, shuffled = objective(q, near)[0], objective(q, near.roll(1, 0))[0]
-    assert aligned < math.log(32) < shuffled
-
-
-def test_initial_w_is_uniform_in_0_1() -> None:
-    w = InfoNCE(latent_dim=100).bilinear
-    assert w.shape == (100, 100)
-    assert w.min() >= 0 and w.max() < 1
-    assert w.mean().item() == pytest.approx(0.5, abs=0.02)
-
-
-# -- the contract of every configured objective ----------------------------------------------------
-
-
-def make(path: Path) -> Objective | None:
-    return objectives.make(**OmegaConf.load(path), latent_dim=LATENT)
+def in_order(latents: Latents, order: Tensor) -> Latents:
+    parts = ("query", "key", "valid", "action")
+    return renewed(latents, **{part: getattr(latents, part)[:, order] for part in parts})
 
 
 def test_none_is_plain_sac() -> None:
     assert [path.stem for path in CONFIGS if make(path) is None] == ["none"]
 
 
-def test_unknown_names_are_refused() -> None:
+def test_unknown_names_and_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="did you mean 'infonce'"):
-        objectives.make("infonse", latent_dim=LATENT)
+        objectives.make("infonse", latent_dim=D, action_dim=A)
+    with pytest.raises(ValueError, match="did you mean 'margin'"):
+        objectives.make("triplet", latent_dim=D, action_dim=A, mining="random", margn=1.0)
 
 
-SCORING = [path for path in CONFIGS if make(path) is not None]
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("infonce_cosine", {"temperature": 0.0}),
+        ("infonce_cosine", {"temperature": "cold"}),
+        ("triplet", {"margin": -0.1}),
+        ("triplet", {"margin": 4.1}),
+        ("triplet", {"mining": "hard"}),
+        ("pairwise", {"margin": 2.1}),
+        ("pairwise", {"squared": "yes"}),
+        ("cpc", {"window": 0}),
+        ("cpc", {"horizon": 1.5}),
+        ("cpc", {"rows": 0}),
+        ("cpc", {"hidden_dim": 0}),
+        ("cpc", {"actions": 1}),
+        ("temporal", {"offset": 0}),
+        ("temporal", {"hidden_dim": -1}),
+        ("byol", {"hidden_dim": True}),
+    ],
+)
+def test_settings_out_of_range_are_refused(name: str, changes: dict[str, Any]) -> None:
+    (path,) = (path for path in CONFIGS if path.stem == name)
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        make(path, **changes)
 
 
-@pytest.fixture(params=SCORING, ids=lambda path: path.stem)
-def objective(request: pytest.FixtureRequest) -> Objective:
-    made = make(request.param)
-    assert made is not None
-    return made
+# -- the contract of every configured objective ----------------------------------------------------
 
 
-def test_loss_is_a_finite_scalar_and_metrics_are_detached(objective: Objective) -> None:
-    loss, metrics = objective(latents(5, 1), latents(5, 2))
+def test_offsets_are_what_the_agent_can_give(objective: Objective) -> None:
+    assert objective.query_offsets[0] == 0
+    for offsets in (objective.query_offsets, objective.key_offsets):
+        assert offsets and min(offsets) >= 0
+        assert all(isinstance(offset, int) for offset in offsets)
+        assert list(offsets) == sorted(set(offsets))
+    assert objective.rows is None or objective.rows >= 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e3])
+def test_loss_is_a_finite_scalar_and_metrics_are_detached(
+    objective: Objective, count: int, scale: float
+) -> None:
+    """Also of one transition, of a collapsed encoder and of very long latents."""
+    drawn = random_latents(objective, count, steps=ragged(count))
+    latents = renewed(drawn, query=drawn.query * scale, key=drawn.key * scale)
+    loss, metrics = objective(latents)
     assert loss.shape == () and loss.dtype == torch.float32 and loss.isfinite()
-    for value in metrics.values():
-        assert value.shape == () and value.isfinite() and not value.requires_grad
-    assert isinstance(objective.offset, int) and objective.offset >= 0
+    assert metrics.keys() == METRICS
+    for name, value in metrics.items():
+        assert value.shape == () and value.isfinite() and not value.requires_grad, name
+    assert all(gradient.isfinite().all() for gradient in gradients(objective, latents)[1])
 
 
-def test_gradients_reach_query_and_parameters_but_no_detached_key(objective: Objective) -> None:
-    q, k = latents(5, 1).requires_grad_(), latents(5, 2).requires_grad_()
-    objective(q, k.detach())[0].backward()
-    assert q.grad is not None and q.grad.norm() > 0
-    assert all(p.grad is not None and p.grad.norm() > 0 for p in objective.parameters())
-    assert k.grad is None
+def test_gradients_reach_every_query_and_parameter_but_no_key(objective: Objective) -> None:
+    latents = random_latents(objective, steps=ragged(16))
+    key = latents.key.requires_grad_()
+    _, (query, *parameters) = gradients(objective, latents)
+    assert all(step.norm() > 0 for step in query)
+    for (name, _), gradient in zip(objective.named_parameters(), parameters, strict=True):
+        assert gradient.norm() > 0, name
+    loss = objective(renewed(latents, key=key.detach()))[0]
+    loss.backward()
+    assert key.grad is None
 
 
-def test_minimising_it_brings_queries_to_their_keys(objective: Objective) -> None:
-    """Some steps on one batch lower its loss, and raise that of the same keys in another order."""
-    q, k = latents(16, 1).requires_grad_(), latents(16, 2)
-    first = objective(q, k)[0].item()
-    optimizer = torch.optim.Adam([q, *objective.parameters()], lr=0.05)
-    for _ in range(50):
+def test_it_draws_no_randomness_and_keeps_no_state(objective: Objective) -> None:
+    """The agent records the update in a CUDA graph and resumes runs to the bit."""
+    latents = random_latents(objective, steps=ragged(16))
+    before, weights = torch.get_rng_state(), [p.clone() for p in objective.state_dict().values()]
+    first, second = gradients(objective, latents), gradients(objective, latents)
+    assert torch.equal(first[0], second[0])
+    assert all(torch.equal(a, b) for a, b in zip(first[1], second[1], strict=True))
+    assert torch.equal(before, torch.get_rng_state())
+    after = objective.state_dict().values()
+    assert all(torch.equal(a, b) for a, b in zip(weights, after, strict=True))
+
+
+def test_no_shape_depends_on_data(objective: Objective) -> None:
+    """On the meta device there is no data: reading a value or selecting by a mask raises there."""
+    latents = random_latents(objective, steps=ragged(16))
+    parts = [getattr(latents, field.name) for field in dataclasses.fields(Latents)]
+    empty = renewed(Latents(*(part.detach().to("meta") for part in parts)))
+    objective.to("meta")(empty)[0].backward()
+
+
+def test_training_brings_queries_to_their_keys(objective: Objective) -> None:
+    """On one batch the loss falls and keys are found; in another order they are not."""
+    latents = random_latents(objective, 32)
+    other_order = dataclasses.replace(latents, key=latents.key.roll(1, dims=1))
+    first, before = objective(latents)
+    optimizer = torch.optim.Adam([latents.query, *objective.parameters()], lr=0.05)
+    for _ in range(100):
         optimizer.zero_grad()
-        objective(q, k)[0].backward()
+        objective(latents)[0].backward()
         optimizer.step()
-    with torch.no_grad():
-        assert objective(q, k)[0] < 0.5 * first
-        assert objective(q, k.roll(1, 0))[0] > first
+    (aligned, after), (shuffled, others) = objective(latents), objective(other_order)
+    assert aligned < 0.5 * first and aligned < 0.5 * shuffled
+    assert before["accuracy"] < 0.1 and after["accuracy"] > 0.6 and others["accuracy"] < 0.1
+
+
+def test_the_order_of_a_batch_does_not_matter(objective: Objective) -> None:
+    latents, order = random_latents(objective, steps=ragged(16)), torch.randperm(16)
+    loss, (query, *parameters) = gradients(objective, latents)
+    loss_too, (query_too, *parameters_too) = gradients(objective, in_order(latents, order))
+    torch.testing.assert_close(loss_too, loss, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(query_too, query[:, order], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(parameters_too, parameters, rtol=1e-4, atol=1e-5)
+    # yet pairing queries with other keys does matter
+    other = objective(renewed(latents, key=latents.key[:, order], valid=latents.valid[:, order]))[0]
+    assert (other - loss).abs() > 1e-4
+
+
+@pytest.mark.parametrize("path", LATER, ids=lambda path: path.stem)
+@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@given(st.data())
+def test_what_lies_past_an_episodes_end_changes_nothing(path: Path, data: st.DataObject) -> None:
+    """Not the loss, no gradient and no metric, to the bit, whatever is there and however large."""
+    scale = data.draw(st.sampled_from([1.0, 1e6, 1e18]))
+    steps = torch.tensor(data.draw(st.lists(st.integers(0, 8), min_size=12, max_size=12)))
+    objective = built(path)
+    latents = random_latents(objective, 12, steps=steps)
+    on = masks(objective.query_offsets, steps)[..., None]
+    changed = renewed(
+        latents,
+        key=torch.where(latents.valid[..., None], latents.key, scale * randn(12, D, seed=9)),
+        query=torch.where(on, latents.query, scale * randn(12, D, seed=8)),
+        action=latents.action.nan_to_num(scale),
+    )
+    (loss, expected), (loss_too, found) = (gradients(objective, x) for x in (latents, changed))
+    assert torch.equal(loss, loss_too)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    metrics, metrics_too = objective(latents)[1], objective(changed)[1]
+    assert all(torch.equal(metrics[name], metrics_too[name]) for name in METRICS)
+
+
+def test_what_lies_within_an_episode_counts(objective: Objective) -> None:
+    """The counterpart: a change of any valid key changes the loss."""
+    latents = random_latents(objective, steps=ragged(16))
+    loss = objective(latents)[0]
+    for k in range(len(objective.key_offsets)):
+        key = latents.key.clone()
+        key[k, latents.valid[k].nonzero()[0]] *= -2
+        assert objective(renewed(latents, key=key))[0] != loss, objective.key_offsets[k]
+
+
+@pytest.mark.parametrize("path", LATER, ids=lambda path: path.stem)
+def test_without_any_pair_nothing_is_learnt(path: Path) -> None:
+    """Every episode ends at its first observation: loss 0, gradients 0; none is NaN."""
+    latents = random_latents(objective := built(path), steps=torch.zeros(16, dtype=torch.int64))
+    loss, found = gradients(objective, latents)
+    assert loss == 0 and all((gradient == 0).all() for gradient in found)
+    assert all(value == 0 for value in objective(latents)[1].values())
+
+
+# -- the measurements ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("valid", [None, torch.tensor([True, False, True, True, False])])
+def test_alignment_is_the_double_loop(valid: Tensor | None) -> None:
+    query, key = randn(5, D), randn(5, D, seed=1)
+    counted = [i for i in range(5) if valid is None or valid[i]]
+    own, others = [], []
+    for i in counted:
+        for j in counted:
+            q, k = query[i].tolist(), key[j].tolist()
+            dot = sum(a * b for a, b in zip(q, k, strict=True))
+            lengths = sum(a * a for a in q) ** 0.5 * sum(b * b for b in k) ** 0.5
+            (own if i == j else others).append(dot / lengths)
+    found = alignment(query, key, valid)
+    assert found["positive_similarity"].item() == pytest.approx(sum(own) / len(own), abs=1e-6)
+    expected = sum(others) / len(others)
+    assert found["negative_similarity"].item() == pytest.approx(expected, abs=1e-6)
+    assert torch.allclose(found["effective_rank"], effective_rank(query[counted]), rtol=1e-5)
+
+
+def test_effective_rank_of_isotropic_latents_is_their_dimension() -> None:
+    both = torch.cat([torch.eye(D), -torch.eye(D)])
+    assert effective_rank(both).item() == pytest.approx(D)
+    assert effective_rank(5 * both + 3).item() == pytest.approx(D)
+
+
+def test_effective_rank_counts_the_directions() -> None:
+    """Of equal variance: 1, 2, 3, ...; of variances 4 and 1: (4 + 1)^2 / (4^2 + 1^2)."""
+    both = torch.cat([torch.eye(D), -torch.eye(D)])
+    for rank in range(1, D + 1):
+        flat = both.clone()
+        flat[:, rank:] = 0
+        assert effective_rank(flat).item() == pytest.approx(rank)
+    unequal = torch.tensor([[2.0, 0], [-2, 0], [0, 1], [0, -1]])
+    assert effective_rank(unequal).item() == pytest.approx(25 / 17)
+    assert effective_rank(torch.arange(8.0)[:, None] * randn(1, D)).item() == pytest.approx(1)
+
+
+def test_effective_rank_of_a_collapsed_encoder_is_0() -> None:
+    assert effective_rank(randn(1, D).expand(64, D)).item() == pytest.approx(0, abs=1e-3)
+
+
+def test_effective_rank_leaves_out_what_does_not_count() -> None:
+    latents, valid = randn(8, D), torch.arange(8) < 5
+    latents[5:] = 1e6
+    assert torch.allclose(effective_rank(latents, valid), effective_rank(latents[:5]), rtol=1e-5)
+
+
+def test_accuracy_asks_queries_for_keys_and_not_keys_for_queries() -> None:
+    """Query 1 scores keys 0 and 2 above its own, and above their own: it misses, but so do they."""
+    scores = torch.eye(4)
+    scores[1, 0], scores[1, 2] = 2, 1.5
+    assert retrieval_accuracy(scores) == 3 / 4
+    assert retrieval_accuracy(scores.T) == 2 / 4
+
+
+def test_accuracy_of_a_collapsed_encoder_is_chance() -> None:
+    assert retrieval_accuracy(torch.zeros(8, 8)) == 1 / 8
+
+
+def test_accuracy_counts_valid_pairs_among_valid_keys() -> None:
+    """Query 1's better key 2 is not there, and query 2 does not count: 3 of 3 instead of 2 of 4."""
+    scores = torch.eye(4)
+    scores[1, 2] = scores[2, 0] = 5
+    assert retrieval_accuracy(scores) == 2 / 4
+    assert retrieval_accuracy(scores, torch.tensor([True, True, False, True])) == 1
+    assert retrieval_accuracy(scores, torch.zeros(4, dtype=torch.bool)) == 0
+
+
+def test_squared_distances_are_those_of_unit_vectors() -> None:
+    query, key = randn(5, D), 3 * randn(5, D, seed=1)
+    found = squared_distances(query, key)
+    for i in range(5):
+        for j in range(5):
+            difference = query[i] / query[i].norm() - key[j] / key[j].norm()
+            expected = difference.square().sum().item()
+            assert found[i, j].item() == pytest.approx(expected, abs=1e-6)
+    own = squared_distances(query, query).diagonal()
+    assert own.min() >= 0 and own.max() < 1e-5

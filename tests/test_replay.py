@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from curl import replay
 from curl.batch import FrameStacks
+from curl.hardware import container_free_bytes, free_bytes
 from curl.replay import ReplayBuffer
 
 EDGE = 8
@@ -130,12 +133,15 @@ def test_future_stacks_lie_in_the_same_episode_or_are_masked(
     batch = buffer.sample(100, generator(), offsets)
     ends = [stack[-1] for stack in numbers(batch.next_obs)]
     assert list(batch.future) == offsets
-    for offset, (stacks, mask) in batch.future.items():
-        for end, stack, inside in zip(ends, numbers(stacks), mask.tolist(), strict=True):
+    for offset, future in batch.future.items():
+        rows = zip(ends, numbers(future.obs), future.action, future.valid.tolist(), strict=True)
+        for end, stack, action, inside in rows:
             later = end - 1 + offset
             written = later < len(recording.starts)
             assert inside == (written and recording.starts[later] == recording.starts[end])
             assert not inside or stack == recording.stack(later)
+            if inside and offset > 0:  # the first frame of an episode follows no action
+                assert torch.equal(action, torch.as_tensor(recording.made(later)[0]))
 
 
 @fuzz
@@ -211,6 +217,78 @@ def test_the_memory_check_counts_what_is_allocated(monkeypatch: pytest.MonkeyPat
         make_buffer(capacity=100, frame_size=100)
 
 
+@pytest.mark.parametrize("action_dim", [1, 21])
+def test_the_memory_check_counts_each_row_to_the_byte(
+    monkeypatch: pytest.MonkeyPatch, action_dim: int
+) -> None:
+    """Frames of one pixel, so that what lies beside them weighs."""
+    sizes = {"capacity": 1000, "frame_size": 1, "action_dim": action_dim}
+    held = vars(make_buffer(**sizes)).values()
+    allocated = sum(x.nbytes for x in held if isinstance(x, (Tensor, np.ndarray)))
+    monkeypatch.setattr(replay, "free_bytes", lambda device: allocated)
+    make_buffer(**sizes)
+    monkeypatch.setattr(replay, "free_bytes", lambda device: allocated - 100)
+    with pytest.raises(MemoryError):
+        make_buffer(**sizes)
+
+
+def test_the_file_cache_of_a_container_counts_as_free(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("8000\n")
+    (tmp_path / "memory.current").write_text("7000\n")
+    (tmp_path / "memory.stat").write_text("anon 900\nactive_file 100\ninactive_file 6000\n")
+    assert container_free_bytes(tmp_path) == 7000
+    (tmp_path / "memory.max").write_text("max\n")
+    with pytest.raises(ValueError):
+        container_free_bytes(tmp_path)
+    assert free_bytes(torch.device("cpu")) > 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((EDGE, EDGE, 1), np.uint8),  # would be broadcast
+        np.zeros((EDGE, EDGE + 1, 3), np.uint8),
+        np.zeros((EDGE, EDGE), np.uint8),
+        np.zeros((EDGE, EDGE, 3), np.float32),  # would be cast
+        np.zeros((EDGE, EDGE, 3), np.int64),
+    ],
+    ids=lambda frame: f"{frame.dtype}{frame.shape}",
+)
+def test_a_frame_that_does_not_fit_is_refused(wrong: np.ndarray) -> None:
+    buffer = make_buffer(capacity=10)
+    with pytest.raises(ValueError, match=rf"frame must be uint8 .* got {wrong.dtype}"):
+        buffer.begin(wrong)
+    record([2], buffer)
+    before = buffer.counters()
+    with pytest.raises(ValueError, match=rf"frame must be uint8 .* got {wrong.dtype}"):
+        buffer.add(np.zeros(2), 0.0, False, wrong)
+    assert buffer.counters() == before
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 2)], ids=str)
+def test_an_action_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
+    buffer = make_buffer(capacity=10)
+    record([2], buffer)
+    with pytest.raises(ValueError, match="action must have shape"):
+        buffer.add(np.zeros(shape), 0.0, False, frame(3))
+
+
+def test_a_buffer_without_an_episode_is_refused() -> None:
+    with pytest.raises(ValueError, match="no episode was begun"):
+        make_buffer(capacity=10).add(np.zeros(2), 0.0, False, frame(1))
+    with pytest.raises(ValueError, match="no latest frame"):
+        make_buffer(capacity=10).latest()
+
+
+def test_another_device_of_the_same_kind_is_another_device() -> None:
+    """As cuda:0 and cuda:1 are."""
+    buffer = make_buffer(capacity=10)
+    record([5], buffer)
+    buffer.device, buffer.target = torch.device("meta", 0), torch.device("meta", 1)
+    stacks = FrameStacks(buffer.frames, torch.tensor([[0, 1, 2]]))
+    assert buffer._to_target(stacks)[0].frames.device.type == "meta"  # copied
+
+
 def test_a_batch_for_another_device_carries_its_own_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames are gathered on the host, stack by stack, before they are copied over."""
     gathered: list[Tensor] = []
@@ -223,10 +301,10 @@ def test_a_batch_for_another_device_carries_its_own_frames(monkeypatch: pytest.M
     elsewhere, here = make_buffer(20, target=torch.device("meta")), make_buffer(20)
     record([5] * 9, elsewhere, here)
     batch, expected = (b.sample(4, generator(), (2,)) for b in (elsewhere, here))
-    tensors = [batch.action, batch.reward, batch.terminated, batch.future[2][1]]
-    stacks = [batch.obs, batch.next_obs, batch.future[2][0]]
+    tensors = [batch.action, batch.reward, batch.terminated, batch.future[2].valid]
+    stacks = [batch.obs, batch.next_obs, batch.future[2].obs]
     assert all(t.device.type == "meta" for t in tensors + [s.frames for s in stacks])
-    wanted = [expected.obs, expected.next_obs, expected.future[2][0]]
+    wanted = [expected.obs, expected.next_obs, expected.future[2].obs]
     for moved, frames, local in zip(stacks, gathered, wanted, strict=True):
         assert moved.frames.shape == frames.shape and moved.rows.shape == (4, 3)
         assert numbers(FrameStacks(frames, torch.arange(12).view(4, 3))) == numbers(local)
@@ -251,7 +329,7 @@ def assert_same_draws(one: ReplayBuffer, two: ReplayBuffer) -> None:
             assert torch.equal(getattr(a, name), getattr(b, name))
         assert numbers(a.obs) == numbers(b.obs)
         assert numbers(a.next_obs) == numbers(b.next_obs)
-        assert torch.equal(a.future[2][1], b.future[2][1])
+        assert torch.equal(a.future[2].valid, b.future[2].valid)
 
 
 @fuzz
@@ -292,3 +370,61 @@ def test_segments_of_another_frame_size_are_refused() -> None:
         make_buffer(capacity=40, frame_size=EDGE + 1).restore(
             extended([], buffer), buffer.counters()
         )
+
+
+@pytest.mark.parametrize("column", ["frames", "action", "reward", "terminated", "start"])
+@pytest.mark.parametrize("damage", ["dtype", "shape", "shorter", "missing", "number"])
+def test_a_segment_whose_columns_do_not_fit_is_refused(
+    column: str, damage: str, tally: Counter[str]
+) -> None:
+    """They would be broadcast, cast, or fail somewhere inside PyTorch."""
+    buffer = make_buffer(capacity=40)
+    record([10], buffer)
+    (segment,) = extended([], buffer)
+    tensor = segment[column]
+    damaged = {
+        "dtype": tensor.to(torch.float64),
+        "shape": tensor[:, None],
+        "shorter": tensor[:1],
+        "number": 7,
+    }
+    segment[column] = damaged.get(damage)
+    if damage == "missing":
+        del segment[column]
+    tally["bad inputs"] += 1
+    with pytest.raises(ValueError, match="the saved replay buffer has other sizes"):
+        make_buffer(capacity=40).restore([segment], buffer.counters())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        None,
+        {"written": -1},
+        {"written": 10.0},
+        {"first": 7, "last": 3},
+        {"last": 41},
+        {"episode_start": 99},
+        {"more": 1},
+        {"capacity": 1},
+    ],
+    ids=str,
+)
+def test_counters_that_do_not_fit_are_refused(
+    change: dict[str, Any] | None, tally: Counter[str]
+) -> None:
+    buffer = make_buffer(capacity=40)
+    record([10], buffer)
+    counters = None if change is None else buffer.counters() | change
+    tally["bad inputs"] += 1
+    with pytest.raises(ValueError, match="counters do not fit"):
+        make_buffer(capacity=40).restore(extended([], buffer), counters)
+
+
+@pytest.mark.parametrize("segment", [None, 7, [], {}, {"first": "0"}], ids=str)
+def test_what_is_no_segment_is_refused(segment: Any, tally: Counter[str]) -> None:
+    buffer = make_buffer(capacity=40)
+    record([10], buffer)
+    tally["bad inputs"] += 1
+    with pytest.raises(ValueError, match="a segment of it is none"):
+        make_buffer(capacity=40).restore([segment], buffer.counters())

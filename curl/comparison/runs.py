@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Run:
         steps: int64 [E], env steps of its evaluations, ascending.
         returns: float64 [E], mean undiscounted return of each evaluation.
         episodes: int64 [E], episodes of each evaluation.
+        env_steps: of the last row of any kind; 0 before the first.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Run:
     steps: np.ndarray
     returns: np.ndarray
     episodes: np.ndarray
+    env_steps: int
 
     @property
     def seed(self) -> int:
@@ -96,24 +98,30 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     """
     folders: dict[Path, Path] = {}
     for path in map(Path, paths):
-        below = {folder.resolve(): folder for folder in _folders(path)}
+        below = {folder.resolve(): folder for folder in run_folders(path)}
         if not below:
             raise ValueError(f"no run in {path}: no {METRICS} there or below")
         folders = below | folders
     if not folders:
         raise ValueError("no run folders given")
+    return [read_run(folder, name) for folder, name in named(folders).items()]
+
+
+def run_folders(top: Path, marks: Iterable[str] = (METRICS,)) -> Iterator[Path]:
+    """Folders in or below `top` that hold a file of one of these names."""
+    for folder, inside, files in os.walk(top):
+        if not set(marks).isdisjoint(files):
+            inside.clear()
+            yield Path(folder)
+
+
+def named(folders: Iterable[Path]) -> dict[Path, str]:
+    """Absolute folder, in order -> its name in reports: without the machine's part of the path."""
     found = sorted(folders)
     shared = Path(os.path.commonpath([folder.parent for folder in found]))
     here = Path.cwd()
     base = here if shared.is_relative_to(here) else shared
-    return [read_run(folder, folder.relative_to(base).as_posix()) for folder in found]
-
-
-def _folders(top: Path) -> Iterator[Path]:
-    for folder, inside, files in os.walk(top):
-        if METRICS in files:
-            inside.clear()
-            yield Path(folder)
+    return {folder: folder.relative_to(base).as_posix() for folder in found}
 
 
 def read_run(folder: Path, name: str) -> Run:
@@ -126,7 +134,7 @@ def read_run(folder: Path, name: str) -> Run:
         raise ValueError(f"{name}/{CONFIG} is no YAML: {error}") from error
     if not isinstance(config, Mapping):
         raise ValueError(f"{name}/{CONFIG} holds no settings")
-    found = _evaluations(folder / METRICS, name)
+    found, env_steps = _read_metrics(folder / METRICS, name)
     steps = sorted(found)
     returns = np.array([np.mean(found[step]) for step in steps], dtype=np.float64)
     if not np.isfinite(returns).all():
@@ -140,23 +148,29 @@ def read_run(folder: Path, name: str) -> Run:
         steps=np.array(steps, dtype=np.int64),
         returns=returns,
         episodes=np.array([len(found[step]) for step in steps], dtype=np.int64),
+        env_steps=env_steps,
     )
 
 
-def _evaluations(path: Path, name: str) -> dict[int, list[float]]:
-    """Env steps -> returns. A step evaluated twice (a resumed run) counts once, the later time."""
+def _read_metrics(path: Path, name: str) -> tuple[dict[int, list[float]], int]:
+    """Evaluations, env steps -> returns, and env steps of the last row; nothing before the first.
+
+    A step evaluated twice (a resumed run) counts once, the later time.
+    """
     found: dict[int, list[float]] = {}
-    lines = path.read_text(errors="replace").splitlines()
+    last = 0
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
+            last = int(row.get("env_steps", last))
             if row["kind"] == "evaluation":
                 returns = [float(value) for value in row["returns"]]
                 if not returns:
                     raise ValueError("no returns")
                 found[int(row["env_steps"])] = returns
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             if number == len(lines):
                 break  # half a line: the run is writing it, or died while it did
             raise ValueError(f"{name}/{METRICS}, line {number} is no metrics row") from error
-    return found
+    return found, last

@@ -8,8 +8,9 @@ from curl.objectives.base import Objective
 from curl.registry import build
 
 
-def make(name: str, *, latent_dim: int, **settings: Any) -> Objective | None:
+def make(name: str, *, latent_dim: int, action_dim: int, **settings: Any) -> Objective | None:
     """The objective of `curl/objectives/<name>.py`; None for `none`, plain SAC."""
     if name == "none":
         return None
-    return build(Objective, __name__, name, {"latent_dim": latent_dim, **settings})
+    sizes = {"latent_dim": latent_dim, "action_dim": action_dim}
+    return build(Objective, __name__, name, settings, offered=sizes)

@@ -11,12 +11,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curl.batch import Metrics
-from curl.objectives.base import Objective
+from curl.objectives.base import Latents, Objective, alignment, retrieval_accuracy
 
 
-def infonce(logits: Tensor) -> Tensor:
-    """Cross-entropy of the diagonal of logits [B, B]: the mean of -log softmax_i(i)."""
-    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+def infonce(logits: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Cross-entropy of the diagonal of logits [N, N]: the mean of -log softmax_i(i).
+
+    Args:
+        valid: bool [N], the pairs that count, as rows and as negatives of the others; None for
+            all. Without any the loss is 0. Shapes do not depend on it, as CUDA graphs need.
+    """
+    own = torch.arange(len(logits), device=logits.device)
+    if valid is None:
+        return F.cross_entropy(logits, own)
+    # The row of a pair that does not count is certain of itself: its loss and gradient are 0.
+    certain = torch.full_like(logits, -torch.inf).fill_diagonal_(0)
+    logits = torch.where(valid[:, None] & valid[None, :], logits, certain)
+    return F.cross_entropy(logits, own, reduction="sum") / valid.sum().clamp(min=1)
 
 
 class InfoNCE(Objective):
@@ -26,8 +37,9 @@ class InfoNCE(Objective):
         super().__init__()
         self.bilinear = nn.Parameter(torch.rand(latent_dim, latent_dim))  # W
 
-    def forward(self, query: Tensor, key: Tensor) -> tuple[Tensor, Metrics]:
+    def forward(self, latents: Latents) -> tuple[Tensor, Metrics]:
+        query, key = latents.query[0], latents.key[0]  # [B, D]
         logits = query @ self.bilinear @ key.T  # [B, B]
-        right = logits.argmax(dim=1) == torch.arange(len(logits), device=logits.device)
         # loss log(B) and accuracy 1/B: collapsed; loss near 0 and accuracy 1: solved
-        return infonce(logits), {"accuracy": right.float().mean()}
+        metrics = {"accuracy": retrieval_accuracy(logits)}
+        return infonce(logits), metrics | alignment(query, key)

@@ -1,0 +1,54 @@
+"""Random translate (RAD, Laskin et al. 2020): the whole frame somewhere on a larger black canvas.
+
+Evaluation sees it in the middle. RAD puts 100 x 100 frames on 108 x 108; it draws neither the last
+row nor the last column (an exclusive bound), here all places are drawn.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from curl.augmentations.base import Augmentation, samples
+from curl.batch import FrameStacks
+from curl.checks import whole
+
+
+class Translate(Augmentation):
+    """The frames, unscaled, at a uniform place of a `size` x `size` canvas."""
+
+    def __init__(self, *, size: int = 108) -> None:
+        self.size = whole("augmentation size", size)
+
+    def __call__(self, stacks: FrameStacks, generator: torch.Generator) -> Tensor:
+        places, shape = self._free(stacks) + 1, (2, len(stacks))
+        top, left = torch.randint(places, shape, generator=generator, device=generator.device)
+        return self._place(stacks, top, left)
+
+    def evaluate(self, stacks: FrameStacks) -> Tensor:
+        corner = torch.full_like(stacks.rows[:, 0], self._free(stacks) // 2)
+        return self._place(stacks, corner, corner)
+
+    def _free(self, stacks: FrameStacks) -> int:
+        """Pixels of an edge of the canvas that the frame leaves free."""
+        if stacks.height > self.size:
+            edge = f"{stacks.height} pixels do not fit a canvas of {self.size}"
+            raise ValueError(f"frames of {edge}; give translate a larger size")
+        return self.size - stacks.height
+
+    def _place(self, stacks: FrameStacks, top: Tensor, left: Tensor) -> Tensor:
+        frames = stacks.whole().permute(0, 2, 3, 1)  # [B, edge, edge, C]
+        batch, edge, _, channels = frames.shape
+        free = self.size - edge
+        width = free + edge + free
+        # black on both sides, and a black row below that stands for all rows outside of the frame
+        padded = frames.new_zeros(batch, edge + 1, width, channels)
+        padded[:, :edge, free : free + edge] = frames
+        rows = torch.arange(self.size, device=top.device) - top[:, None]
+        rows = torch.where((rows >= 0) & (rows < edge), rows, edge)
+        first = samples(frames)[:, None] * (edge + 1) + rows
+        first = first * width + free - left[:, None]
+        # every horizontal run of `size` pixels, as overlapping rows of one view
+        runs = padded.view(-1).unfold(0, self.size * channels, channels)
+        view = runs.index_select(0, first.flatten())
+        return view.view(batch, self.size, self.size, channels).permute(0, 3, 1, 2)
