@@ -1,14 +1,15 @@
-"""What an encoder learns of a known state: `python -m benchmarks.probe [--json results/probe.json]`.
+"""What an objective teaches an encoder: `python -m benchmarks.probe [--json results/probe.json]`.
 
-Frames are drawn from a state that is known: a cart and a pole whose place, angle and speed wander
-under random actions. The real agent learns from them for some hundred updates, with the reward
-always 0, so that the objective is all that there is to learn from. Then a ridge regression, fitted
-on other episodes, reads the state out of the evaluation view's latent. Held-out R^2, against that
-of the same encoder untrained, says what the objective put there.
+Frames are drawn from a state that is known: a cart whose pole turns under random actions. The real
+agent's encoder learns from them by contrastive steps alone (steps, moving averages and views as in
+training, no reward). Then a ridge regression, fitted on other episodes, reads the sine of the
+pole's angle out of the evaluation view's latent. Its held-out R^2, against that of the same encoder
+untrained, says what the objective put there; the cart's wandering keeps it from being linear in the
+pixels. `none` has no contrastive step: its row is SAC's own updates on a reward that is always 0.
 
-One row an objective x augmentation, means over seeds: `r2` of place, sine and cosine of the angle
-(of an untrained encoder: `r2_untrained`), `r2_speed` of the pole, the objective's `accuracy` and
-`effective_rank`, and the median milliseconds of an update at this size.
+One row an objective x augmentation, means over seeds: `r2`, `r2_untrained`, the objective's
+`accuracy` and `effective_rank` on its last batch, and the median CPU milliseconds of a whole
+agent update at this size, on one thread.
 """
 
 from __future__ import annotations
@@ -33,15 +34,16 @@ from curl.replay import ReplayBuffer
 from train import build_agent
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-EDGE, EPISODES, STEPS = 48, 40, 50  # pixels, episodes, agent steps of each
+EDGE, EPISODES, STEPS = 36, 60, 30  # pixels, episodes, agent steps of each
 SCALED = ("size", "pad", "min_edge", "max_edge")  # knobs in pixels of a 100 x 100 frame
-NAMES = ("place", "sine", "cosine", "speed")
+REACH = 0.12  # of the cart, in frames
+BATCH, UPDATES = 64, 300
 
 
 def draw(place: float, angle: float) -> np.ndarray:
-    """uint8 [EDGE, EDGE, 3]: a cart at `place` in [-1, 1], its pole `angle` radians from upright."""
+    """uint8 [EDGE, EDGE, 3]: a cart at `place` in [-1, 1], its pole `angle` from upright."""
     y, x = np.mgrid[0:EDGE, 0:EDGE] / EDGE
-    pivot_x, pivot_y, length = 0.5 + 0.2 * place, 0.55, 0.25
+    pivot_x, pivot_y, length = 0.5 + REACH * place, 0.55, 0.25
     along = (x - pivot_x) * np.sin(angle) - (y - pivot_y) * np.cos(angle)
     aside = np.hypot(
         x - pivot_x - np.clip(along, 0, length) * np.sin(angle),
@@ -55,10 +57,10 @@ def draw(place: float, angle: float) -> np.ndarray:
 
 
 def record(seed: int, episodes: int = EPISODES) -> tuple[ReplayBuffer, np.ndarray]:
-    """A buffer of episodes, and the state [frames, 4] at each of its frames (see NAMES)."""
+    """A buffer of episodes, and the sine of the pole's angle at each of its frames."""
     rng = np.random.default_rng(seed)
     replay = ReplayBuffer(capacity=episodes * (STEPS + 1), frame_size=EDGE, action_dim=1)
-    states = []
+    sines = []
     for _ in range(episodes):
         place, angle = rng.uniform(-1, 1), rng.uniform(-np.pi, np.pi)
         speed, drift = rng.normal(0, 0.15), rng.normal(0, 0.05)
@@ -71,21 +73,21 @@ def record(seed: int, episodes: int = EPISODES) -> tuple[ReplayBuffer, np.ndarra
                 replay.add(action, 0.0, False, draw(place, angle))
             else:
                 replay.begin(draw(place, angle))
-            states.append([place, np.sin(angle), np.cos(angle), speed])
-    return replay, np.array(states)
+            sines.append(np.sin(angle))
+    return replay, np.array(sines)
 
 
 def make_agent(objective: str, augmentation: str, seed: int) -> SAC:
     """The agent of `configs/`, smaller, and with pixel sizes scaled from 100 to EDGE."""
     generator = seed_everything(seed, torch.device("cpu"))
     agent = OmegaConf.load(CONFIGS / "agent" / "curl.yaml")
-    agent.learning_rate, agent.hidden_dim = 1e-3, 64
+    agent.learning_rate, agent.hidden_dim, agent.latent_dim = 1e-3, 64, 16
     config = {
         "agent": OmegaConf.to_container(agent),
         "augmentation": scaled(load("augmentation", augmentation)),
         "objective": load("objective", objective),
         "frame_stack": 3,
-        "precision": "float32",
+        "precision": "auto",
     }
     return build_agent(config, action_dim=1, generator=generator)
 
@@ -115,39 +117,98 @@ def latents(agent: SAC, replay: ReplayBuffer) -> np.ndarray:
     return torch.cat(found).double().numpy()
 
 
-def decode(agent: SAC, fit: tuple[Any, Any], test: tuple[Any, Any]) -> np.ndarray:
-    """Held-out R^2 [4] of a ridge regression from latent to state; replay and states each."""
+def decode(agent: SAC, fit: tuple[Any, Any], test: tuple[Any, Any]) -> float:
+    """Held-out R^2 of a ridge regression from latent to sine; each a replay and its sines."""
     x, y = latents(agent, fit[0]), fit[1]
     mean, spread = x.mean(0), x.std(0) + 1e-6
     x = np.c_[(x - mean) / spread, np.ones(len(x))]
     weights = np.linalg.solve(x.T @ x + 1e-2 * len(x) * np.eye(x.shape[1]), x.T @ y)
     x, y = np.c_[(latents(agent, test[0]) - mean) / spread, np.ones(len(test[1]))], test[1]
-    return 1 - ((x @ weights - y) ** 2).mean(0) / y.var(0)
+    return float(1 - ((x @ weights - y) ** 2).mean() / y.var())
+
+
+def learn(agent: SAC, replay: ReplayBuffer, *, updates: int, batch_size: int) -> dict[str, Any]:
+    """Contrastive steps and moving averages; SAC's updates for an agent without an objective."""
+    metrics: dict[str, Any] = {}
+    for number in range(updates):
+        batch = replay.sample(batch_size, agent.generator, agent.offsets)
+        if agent.objective is None:
+            agent.update(batch)
+            continue
+        features = agent.trunk(agent.query(batch.obs, agent.generator))
+        views = agent.contrast.views(batch, agent.generator, number)
+        metrics = agent.update_contrast(features, *views)
+        if number % agent.target_update_every == 0:
+            agent.update_targets()
+    return metrics
+
+
+def milliseconds(agent: SAC, replay: ReplayBuffer, batch_size: int, calls: int = 8) -> float:
+    """Median CPU time of whole updates, after two that are not timed."""
+    seconds = []
+    for _ in range(calls + 2):
+        batch = replay.sample(batch_size, agent.generator, agent.offsets)
+        begin = time.process_time()
+        agent.update(batch)
+        seconds.append(time.process_time() - begin)
+    return 1e3 * statistics.median(seconds[2:])
 
 
 def probe(
-    objective: str, augmentation: str, *, seed: int, updates: int, batch_size: int = 64
+    objective: str, augmentation: str, *, seed: int, updates: int, batch_size: int = BATCH
 ) -> dict[str, float]:
-    """One row of the table."""
-    learning, fit, test = record(seed), record(seed + 1000), record(seed + 2000)
+    """One cell of the table at one seed."""
+    learning, fit, test = record(seed)[0], record(seed + 1000), record(seed + 2000)
     agent = make_agent(objective, augmentation, seed)
-    before = decode(agent, fit, test)
-    metrics: dict[str, Any] = {}
-    seconds = []
-    for _ in range(updates):
-        batch = learning[0].sample(batch_size, agent.generator, agent.offsets)
-        begin = time.perf_counter()
-        metrics |= agent.update(batch)
-        seconds.append(time.perf_counter() - begin)
-    after = decode(agent, fit, test)
-    row = {
-        "r2": after[:3].mean(),
-        "r2_untrained": before[:3].mean(),
-        "r2_speed": after[3],
-        "r2_speed_untrained": before[3],
-        "ms_per_update": 1e3 * statistics.median(seconds),
-    }
-    for name in ("accuracy", "effective_rank", "positive_similarity", "negative_similarity"):
+    row = {"r2_untrained": decode(agent, fit, test)}
+    metrics = learn(agent, learning, updates=updates, batch_size=batch_size)
+    row["r2"] = decode(agent, fit, test)
+    for name in ("accuracy", "effective_rank"):
         if f"contrastive_{name}" in metrics:
             row[name] = metrics[f"contrastive_{name}"].item()
-    return {name: float(value) for name, value in row.items()}
+    row["ms_per_update"] = milliseconds(agent, learning, batch_size)
+    return row
+
+
+def names(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    columns = ("r2", "r2_untrained", "accuracy", "effective_rank", "ms_per_update")
+    drawn = Table("objective", "augmentation", *(c.replace("_", " ") for c in columns))
+    for row in rows:
+        cells = [f"{row[c]:.3g}" if c in row else "" for c in columns]
+        drawn.add_row(row["objective"], row["augmentation"], *cells)
+    return drawn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--objectives", nargs="+", default=names("objective"))
+    parser.add_argument("--augmentations", nargs="+", default=["crop", "gaussian", "shift"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--updates", type=int, default=UPDATES)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for augmentation in options.augmentations:
+        for objective in options.objectives:
+            cells = [
+                probe(objective, augmentation, seed=seed, updates=options.updates)
+                for seed in options.seeds
+            ]
+            means = {key: statistics.mean(cell[key] for cell in cells) for key in cells[0]}
+            rows.append({"objective": objective, "augmentation": augmentation, **means})
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in means.items())
+            Console().print(f"{objective}, {augmentation}: {shown}")
+            if options.json is not None:
+                settings = {"seeds": options.seeds, "updates": options.updates, "batch": BATCH}
+                settings |= {"frame": EDGE, "machine": machine()}
+                options.json.write_text(json.dumps({**settings, "rows": rows}, indent=1) + "\n")
+    Console().print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
