@@ -36,8 +36,8 @@ from train import build_agent
 CONFIGS = Path(__file__).parents[1] / "configs"
 EDGE, EPISODES, STEPS = 36, 60, 30  # pixels, episodes, agent steps of each
 SCALED = ("size", "pad", "min_edge", "max_edge")  # knobs in pixels of a 100 x 100 frame
-REACH = 0.12  # of the cart, in frames
-BATCH, UPDATES = 64, 300
+REACH = 0.18  # of the cart, in frames
+BATCH, UPDATES = 64, 400
 
 
 def draw(place: float, angle: float) -> np.ndarray:
@@ -81,7 +81,7 @@ def make_agent(objective: str, augmentation: str, seed: int) -> SAC:
     """The agent of `configs/`, smaller, and with pixel sizes scaled from 100 to EDGE."""
     generator = seed_everything(seed, torch.device("cpu"))
     agent = OmegaConf.load(CONFIGS / "agent" / "curl.yaml")
-    agent.learning_rate, agent.hidden_dim, agent.latent_dim = 1e-3, 64, 16
+    agent.learning_rate, agent.hidden_dim = 1e-3, 64
     config = {
         "agent": OmegaConf.to_container(agent),
         "augmentation": scaled(load("augmentation", augmentation)),
