@@ -23,7 +23,8 @@ def real(
     open_low: bool = False,
 ) -> float:
     """`value` as a finite float within [low, high] ((low, high] with `open_low`)."""
-    interval = f"{'(' if open_low else '['}{low:g}, {high:g}]"
+    opening = "(" if open_low or low == -math.inf else "["
+    interval = f"{opening}{low:g}, {high:g}{')' if high == math.inf else ']'}"
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number in {interval}, got {value!r}")
     if value < low or value > high or (open_low and value == low):

@@ -225,7 +225,7 @@ def test_views_come_from_the_generator_alone(augmentation: Augmentation) -> None
 
 def test_the_generator_goes_on(augmentation: Augmentation, side: Any) -> None:
     """A second call draws anew."""
-    stacks, source = random_stacks(), generator(3)
+    stacks, source = random_stacks(40), generator(3)
     first, second = augmentation(stacks, source), augmentation(stacks, source)
     assert torch.equal(first, second) is (side["name"] == "none")
 

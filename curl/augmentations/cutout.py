@@ -20,7 +20,9 @@ class Cutout(PixelAugmentation):
     def __init__(self, *, size: int = 84, min_edge: int = 10, max_edge: int = 30) -> None:
         super().__init__(size=size)
         self.min_edge = whole("cutout min_edge", min_edge)
-        self.max_edge = whole("cutout max_edge", max_edge, at_least=self.min_edge)
+        self.max_edge = whole("cutout max_edge", max_edge)
+        if self.max_edge < self.min_edge:
+            raise ValueError(f"cutout max_edge {max_edge} is below min_edge {min_edge}")
         if self.max_edge > self.size:
             raise ValueError(
                 f"cutout max_edge {max_edge} does not fit a view of {self.size} pixels"
