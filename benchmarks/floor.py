@@ -91,7 +91,8 @@ def update_flops(
     actor = 3 * projection + 3 * policy + 2 * twin
     logits = 3 * latent**2 + 2 * batch_size * latent
     anchor = 0 if joint else 3 * encoder - shapes.first_convolution
-    contrast = anchor + encoder + logits
+    measured = batch_size * latent + latent**2  # cosines and covariance, for the metrics
+    contrast = anchor + encoder + logits + measured
     return 2.0 * batch_size * (target + critic + actor / actor_update_every + contrast)
 
 

@@ -61,10 +61,10 @@ def status(folder: Path, name: str | None = None) -> Status:
     changed = [_changed(folder / file) for file in (METRICS, LOCK)]
     times = [when for when in changed if when is not None]
     age = max(time.time() - max(times), 0.0) if times else None
-    if age is not None and held(folder / LOCK, age):
-        return Status(name, "running", run, age, "" if run else note)
     if run is not None and run.reached >= run.budget:
         return Status(name, "finished", run, age)
+    if age is not None and held(folder / LOCK, age):
+        return Status(name, "running", run, age, "" if run else note)
     if note:
         return Status(name, "failed", run, age, note)
     return Status(name, "waiting" if age is None else "stale", run, age)
