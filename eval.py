@@ -22,7 +22,7 @@ from curl.checkpoint import CheckpointError, Checkpoints, one_of_ours, read_stat
 from curl.checks import whole
 from curl.cli import exits_with_one_line
 from curl.hardware import choose_device, choose_opengl, renders_in_software, seed_everything
-from train import build_agent, environment_settings
+from train import build_agent
 
 
 def evaluate_run(
@@ -49,7 +49,7 @@ def evaluate_run(
     device = choose_device(device_name)
     backend = choose_opengl(opengl, device)
 
-    from curl.environment import make_env
+    from curl.environment import environment_settings, make_env
     from curl.evaluation import Evaluator
 
     with one_of_ours(run):

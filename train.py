@@ -30,6 +30,7 @@ from curl.hardware import (
     renders_in_software,
     seed_everything,
 )
+from curl.status import FAILURE
 
 # what may differ when a run is resumed
 RESUMABLE = ("env_steps", "eval_every", "eval_episodes", "eval_processes", "checkpoint_every")
@@ -44,7 +45,7 @@ def train(config: dict[str, Any]) -> int:
     require_shape(config)
     folder = Path(config["run_dir"])
     with locked(folder), contextlib.ExitStack() as stack:
-        failure = folder / "failure.txt"  # for curl.status
+        failure = folder / FAILURE
         failure.unlink(missing_ok=True)
         try:
             return train_locked(config, stack)
@@ -78,7 +79,7 @@ def train_locked(config: dict[str, Any], stack: contextlib.ExitStack) -> int:
     backend = choose_opengl(config["opengl"], device)
 
     from curl.checkpoint import Checkpoints
-    from curl.environment import make_env
+    from curl.environment import environment_settings, make_env
     from curl.evaluation import Evaluator
     from curl.logger import Logger
     from curl.replay import ReplayBuffer
@@ -133,18 +134,6 @@ def train_locked(config: dict[str, Any], stack: contextlib.ExitStack) -> int:
     )
     stopped_by = trainer.run()
     return 0 if stopped_by is None else 128 + stopped_by
-
-
-def environment_settings(config: dict[str, Any], software: bool) -> dict[str, Any]:
-    """The arguments of `make_env`; `software`: frames are drawn by the CPU."""
-    task, shadow = config["task"], config["shadow_size"]
-    return {
-        "env_id": task["env_id"],
-        "action_repeat": task["action_repeat"],
-        "render_size": config["render_size"],
-        "camera": task.get("camera", 0),
-        "shadow_size": (256 if software else None) if shadow == "auto" else shadow,
-    }
 
 
 def build_agent(config: dict[str, Any], *, action_dim: int, generator: Any) -> Any:

@@ -28,7 +28,6 @@ from rich.console import Console
 from rich.table import Table
 
 from curl.agents.sac import SAC
-from curl.batch import FrameStacks
 from curl.hardware import machine, seed_everything
 from curl.replay import ReplayBuffer
 from train import build_agent
@@ -111,8 +110,7 @@ def latents(agent: SAC, replay: ReplayBuffer) -> np.ndarray:
     """Of the evaluation view at every frame, float64 [frames, D]."""
     found = []
     for newest in torch.arange(replay.written).split(256):
-        rows = torch.maximum(newest[:, None] - torch.arange(2, -1, -1), replay.start[newest, None])
-        view = agent.query.evaluate(FrameStacks(replay.frames, rows))
+        view = agent.query.evaluate(replay.stacks(newest))
         found.append(agent.encoder[1](agent.encoder[0](view)))
     return torch.cat(found).double().numpy()
 

@@ -6,6 +6,8 @@ trunk serves both. The paper's ablations are flags: `first_frame_only` and `clea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -64,13 +66,10 @@ class Contrast:
         """
         if self._objective is None or update % self.every:
             return ()
-        rows = slice(self.objective.rows)
         own = self.objective.query_offsets[1 if self.shares_view else 0 :]
-        queries = None
-        if own:
-            queries = self.query(join([self._stacks(batch, o)[rows] for o in own]), generator)
+        queries = self.query(self._stacks(batch, own), generator) if own else None
         wanted = self.objective.key_offsets
-        keys = self.key(join([self._stacks(batch, o)[rows] for o in wanted]), generator)
+        keys = self.key(self._stacks(batch, wanted), generator)
         if not self.offsets:
             return keys, queries, None, None
         always = torch.ones(len(batch.action), dtype=torch.bool, device=batch.action.device)
@@ -78,7 +77,8 @@ class Contrast:
         actions = [batch.action]
         while len(actions) in batch.future and len(actions) + 1 in batch.future:
             actions.append(batch.future[len(actions) + 1].action)
-        return keys, queries, valid[:, rows], torch.stack(actions)[:, rows]
+        rows = self.objective.rows
+        return keys, queries, valid[:, :rows], torch.stack(actions)[:, :rows]
 
     def latents(
         self,
@@ -121,6 +121,8 @@ class Contrast:
         assert self._objective is not None
         return self._objective
 
-    def _stacks(self, batch: Batch, offset: int) -> FrameStacks:
-        stacks = batch.future[offset].obs if offset else batch.obs
+    def _stacks(self, batch: Batch, offsets: Sequence[int]) -> FrameStacks:
+        """The objective's rows at each offset, one after the other."""
+        rows = slice(self.objective.rows)
+        stacks = join([(batch.future[o].obs if o else batch.obs)[rows] for o in offsets])
         return stacks.first_frames() if self.first_frame_only else stacks

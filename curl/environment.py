@@ -7,6 +7,7 @@ summed, stops at the episode's end), render once, make the frame a contiguous ui
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -22,6 +23,23 @@ from gymnasium.wrappers import (
 )
 
 from curl.checks import whole
+
+
+def environment_settings(config: Mapping[str, Any], software: bool) -> dict[str, Any]:
+    """The arguments of `make_env` that a run's configuration means.
+
+    Args:
+        config: with `task`, `render_size` and `shadow_size`.
+        software: frames are drawn by the CPU.
+    """
+    task, shadow = config["task"], config["shadow_size"]
+    return {
+        "env_id": task["env_id"],
+        "action_repeat": task["action_repeat"],
+        "render_size": config["render_size"],
+        "camera": task.get("camera", 0),
+        "shadow_size": (256 if software else None) if shadow == "auto" else shadow,
+    }
 
 
 def make_env(

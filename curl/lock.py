@@ -9,16 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LOCK = "lock"  # its name in a run folder
+
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder`/lock; the system lets go of it however the process ends.
+    """Hold its file in `folder`; the system lets go of it however the process ends.
 
     Raises:
         ValueError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
+    with (folder / LOCK).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

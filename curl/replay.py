@@ -119,7 +119,13 @@ class ReplayBuffer:
         if not self.written:
             raise ValueError("the replay buffer is empty: there is no latest frame")
         newest = torch.tensor([self.written - 1], device=self.device)
-        return self._to_target(self._stacks(newest))[0]
+        return self._to_target(self.stacks(newest))[0]
+
+    def stacks(self, newest: Tensor) -> FrameStacks:
+        """The stacks [B] that end at the frames numbered `newest`, int64 [B], on `device`."""
+        start = self.start[newest % self.rows]
+        numbers = torch.maximum(newest[:, None] - self._back, start[:, None])  # [B, S]
+        return FrameStacks(self.frames, numbers % self.rows)
 
     def sample(
         self, batch_size: int, generator: torch.Generator, offsets: Sequence[int] = ()
@@ -143,7 +149,7 @@ class ReplayBuffer:
         row = after % self.rows
         later = [self._later(after, offset) for offset in offsets]
         obs, next_obs, *future = self._to_target(
-            self._stacks(after - 1), self._stacks(after), *(stacks for stacks, _, _ in later)
+            self.stacks(after - 1), self.stacks(after), *(stacks for stacks, _, _ in later)
         )
         return Batch(
             obs,
@@ -184,18 +190,13 @@ class ReplayBuffer:
         oldest_needed = max(after - self.frame_stack, self._start[after % self.rows])
         return bool(oldest_needed >= self.written - self.rows)
 
-    def _stacks(self, newest: Tensor) -> FrameStacks:
-        start = self.start[newest % self.rows]
-        numbers = torch.maximum(newest[:, None] - self._back, start[:, None])  # [B, S]
-        return FrameStacks(self.frames, numbers % self.rows)
-
     def _later(self, after: Tensor, offset: int) -> tuple[FrameStacks, Tensor, Tensor]:
         number = after - 1 + offset
         valid = number < self.written
         number = number.clamp(max=self.written - 1)
         valid &= self.start[number % self.rows] == self.start[after % self.rows]
         number = torch.where(valid, number, after)
-        return self._stacks(number), self.action[number % self.rows], valid
+        return self.stacks(number), self.action[number % self.rows], valid
 
     def _to_target(self, *many: FrameStacks) -> list[FrameStacks]:
         if self.target == self.device:

@@ -30,8 +30,9 @@ from rich.table import Table
 from rich.text import Text
 
 from curl.comparison.runs import CONFIG, METRICS, Run, named, read_run, run_folders
+from curl.lock import LOCK
 
-LOCK, FAILURE = "lock", "failure.txt"
+FAILURE = "failure.txt"
 SILENCE = 600  # seconds without news after which a run on another machine counts as stale
 STATES = {"running": "cyan", "waiting": "dim", "finished": "green", "failed": "red"}
 STATES |= {"stale": "yellow"}

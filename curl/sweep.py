@@ -10,6 +10,7 @@ given, and a signal goes to Ray or submitit once the checkpoint is written: they
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import itertools
 import os
@@ -34,8 +35,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from curl.checkpoint import Checkpoints, verify
 from curl.cli import exits_with_one_line, fail_on_unknown_keys, refuse
-from curl.comparison.runs import CONFIG, METRICS, Run, read_run
-from curl.status import LOCK
+from curl.comparison.runs import CONFIG, METRICS, read_run
+from curl.lock import LOCK
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 HERE = ("BasicLauncher", "JoblibLauncher")  # launchers whose runs get a process of their own
@@ -143,7 +144,7 @@ def finished(folder: Path, settings: Mapping[str, Any]) -> bool:
     """
     try:
         run = read_run(folder, folder.as_posix())
-        budget = Run(**{**vars(run), "config": settings}).budget
+        budget = dataclasses.replace(run, config=settings).budget
         newest = Checkpoints(folder).states()[-1]
         if min(run.reached, int(newest.stem.split("-")[1])) < budget:
             return False

@@ -61,15 +61,11 @@ def task_settings(name: str) -> dict[str, Any]:
 def observe(task: Mapping[str, Any], *, seed: int, steps: int = 12) -> FrameStacks:
     """The stack of frames after `steps` random agent steps of a task."""
     software = renders_in_software(choose_opengl("auto", CPU), CPU)
-    from curl.environment import make_env  # after the OpenGL backend has been chosen
+    # after the OpenGL backend has been chosen
+    from curl.environment import environment_settings, make_env
 
-    env = make_env(
-        env_id=task["env_id"],
-        action_repeat=task["action_repeat"],
-        render_size=RENDER_SIZE,
-        camera=task.get("camera", 0),
-        shadow_size=256 if software else None,
-    )
+    config = {"task": task, "render_size": RENDER_SIZE, "shadow_size": "auto"}
+    env = make_env(**environment_settings(config, software))
     with contextlib.closing(env):
         env.action_space.seed(seed)
         frames = [env.reset(seed=seed)[0]]

@@ -5,7 +5,9 @@ At the end it says what was tried: counted in the tests, so a deselected one cou
 
 import contextlib
 import os
+import signal
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
@@ -31,6 +33,16 @@ def pytest_configure(config: pytest.Config) -> None:
 def tally(request: pytest.FixtureRequest) -> Counter[str]:
     """How often what was tried: kills, kills survived, faults, bad inputs."""
     return request.config.stash[TALLY]
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Signals are handled afterwards as they were before: a trainer takes them over."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

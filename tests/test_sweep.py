@@ -399,6 +399,16 @@ def assert_skips(top: Path, *overrides: str) -> None:
     assert max(path.with_name("lock").stat().st_mtime for path in before) < started
 
 
+def assert_finishes(process: subprocess.Popen[str], top: Path, *overrides: str) -> str:
+    """The sweep trains each of its four runs to the end, once; returns what it printed."""
+    printed = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, printed
+    assert states(top) == ["finished"] * 4
+    assert_trained_once(top)
+    assert_skips(top, *overrides)
+    return printed
+
+
 @pytest.mark.slow
 def test_one_after_another(tmp_path: Path) -> None:
     """A run that fails and one that is killed stop no other; a signal does; then it goes on."""
@@ -433,12 +443,7 @@ def test_side_by_side(tmp_path: Path) -> None:
     assert process.returncode == 128 + signal.SIGINT, printed
     assert "seed_1 failed: ended by SIGKILL" in printed
     assert "running" not in states(tmp_path)
-    process = launch(tmp_path, *overrides)
-    printed = process.communicate(timeout=600)[0]
-    assert process.returncode == 0, printed
-    assert states(tmp_path) == ["finished"] * 4
-    assert_trained_once(tmp_path)
-    assert_skips(tmp_path, *overrides)
+    assert_finishes(launch(tmp_path, *overrides), tmp_path, *overrides)
 
 
 @pytest.mark.slow
@@ -447,12 +452,8 @@ def test_on_ray_a_killed_run_is_retried(tmp_path: Path) -> None:
     overrides = ["seed=1,2,3,4", "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"]
     process = launch(tmp_path, *overrides)
     os.kill(process_at(tmp_path / "seed_1", 1500), signal.SIGKILL)
-    printed = process.communicate(timeout=600)[0]
-    assert process.returncode == 0, printed
+    printed = assert_finishes(process, tmp_path, *overrides)
     assert "resumed at 1,000 env steps" in printed
-    assert states(tmp_path) == ["finished"] * 4
-    assert_trained_once(tmp_path)
-    assert_skips(tmp_path, *overrides)
 
 
 @pytest.mark.slow
@@ -466,8 +467,4 @@ def test_on_submitit_a_preempted_run_is_queued_again(tmp_path: Path) -> None:
     printed = process.communicate(timeout=600)[0]
     assert process.returncode == 1, printed
     assert states(tmp_path) == ["finished", "finished", "finished", "stale"]
-    process = launch(tmp_path, *overrides)
-    printed = process.communicate(timeout=600)[0]
-    assert process.returncode == 0, printed
-    assert_trained_once(tmp_path)
-    assert_skips(tmp_path, *overrides)
+    assert_finishes(launch(tmp_path, *overrides), tmp_path, *overrides)

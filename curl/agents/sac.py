@@ -43,7 +43,7 @@ class SAC(Agent):
         objective: scores query latents against key latents; None for SAC alone.
         shared_key_encoder: f_k is f_q itself (without gradient) and no moving average.
         detach_encoder: the critic does not train the trunk; the objective alone does.
-        first_frame_only, clean_critic: see `curl.contrast.py`.
+        first_frame_only, clean_critic: see `curl/contrast.py`.
         generator: source of policy noise and views; its device is the agent's.
         precision: dtype of convolutions and hidden layers, float32 or bfloat16.
     """
@@ -177,7 +177,7 @@ class SAC(Agent):
         else:
             metrics = self.update_critic(features, action, y)
             # Neither the actor's step nor the averages touch the trunk: one pass for both losses.
-            with torch.set_grad_enabled(bool(contrast)):
+            with torch.set_grad_enabled(bool(contrast) and self.contrast.shares_view):
                 features = self._features(obs)
         if self.updates % self.actor_update_every == 0:
             metrics |= self.update_actor_and_alpha(features.detach())
