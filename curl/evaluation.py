@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import av
 import gymnasium as gym
 import numpy as np
 import torch
@@ -170,6 +169,8 @@ def make_stacked_env(settings: Mapping[str, Any], frame_stack: int) -> gym.Env[A
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
     """Write frames, uint8 [H, W, 3] with even H and W, as an H.264 MP4; aside, then renamed."""
+    import av  # only those who write videos need its libraries
+
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".aside.mp4")
     with av.open(str(aside), "w") as container:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,18 @@ def test_wandb_stays_in_the_logger() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_every_file_opens_with_what_it_holds(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_training_starts_without_the_packages_that_only_some_runs_use() -> None:
+    """A run without videos, wandb and plots needs none of their packages, not even to start."""
+    modules = [f"curl.{name}" for name in LEVEL if name not in ("views", "compare")]
+    optional = ("av", "wandb", "matplotlib", "hydra_plugins", "ray")
+    program = f"""
+import sys
+import train, {", ".join(modules)}
+sys.exit(", ".join(name for name in {optional} if name in sys.modules) or None)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, f"imported at the start: {ended.stderr}"
