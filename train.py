@@ -118,7 +118,7 @@ def train_locked(config: dict[str, Any], stack: contextlib.ExitStack) -> int:
         processes=parallel if processes == "auto" else processes,
     )
     stack.callback(evaluator.close)
-    names = ("seed", "env_steps", "batch_size", "initial_steps", "eval_every")
+    names = ("seed", "env_steps", "batch_size", "updates_per_step", "initial_steps", "eval_every")
     names += ("checkpoint_every", "save_replay", "log_every", "video", "env_timeout")
     trainer = Trainer(
         agent=agent,

@@ -49,25 +49,29 @@ def require_finite(values: Mapping[str, float], env_steps: int) -> None:
 
 
 class FiniteUpdates:
-    """Whether all that an update measured is finite, asked one update late.
+    """Whether all that an agent step's updates measured is finite, asked one agent step late.
 
-    By then a GPU has finished it, so that nothing waits; on a CPU it costs microseconds.
+    By then a GPU has finished them, so that nothing waits; on a CPU it costs microseconds.
     """
 
     def __init__(self) -> None:
-        self._newest: tuple[Tensor, Metrics, int] | None = None
+        self._noted: list[tuple[Tensor, Metrics, int]] = []
 
     def note(self, metrics: Metrics, env_steps: int) -> None:
         """The metrics of an update, scalars, at an env step."""
         finite = torch.isfinite(torch.stack(list(metrics.values()))).all()
-        self._newest = finite, metrics, env_steps
+        self._noted.append((finite, metrics, env_steps))
 
     def require(self) -> None:
-        """`RunError` with quantity and step if the update noted last was not finite."""
-        if self._newest is not None and not self._newest[0]:
-            _, metrics, env_steps = self._newest
-            require_finite({name: float(value) for name, value in metrics.items()}, env_steps)
-        self._newest = None
+        """`RunError` with quantity and step if an update noted since the last call was not finite.
+
+        Called once per agent step.
+        """
+        noted, self._noted = self._noted, []
+        for finite, metrics, env_steps in noted:
+            if not finite:
+                require_finite({name: float(value) for name, value in metrics.items()}, env_steps)
+                raise RunError(f"an update at env step {env_steps} was not finite")  # overwritten
 
 
 class Watchdog:

@@ -8,11 +8,13 @@ plain reference and stopping a gradient is a `detach()` at the call.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from curl.checks import whole
 
 FUSED_CONVOLUTION = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, "_convolution_pointwise"
@@ -21,22 +23,42 @@ LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0  # CURL, Table 3
 
 
 class ConvTrunk(nn.Module):
-    """Four 3x3 convolutions of 32 filters, strides 2, 1, 1, 1, ReLU (CURL, Table 3).
+    """3x3 convolutions without padding, each followed by a ReLU.
+
+    The defaults are CURL's (Table 3). ATC (Stooke et al. 2021) has strides 2, 2, 2, 1.
 
     Args:
         channels: channels of a frame stack.
         size: edge of the input in pixels.
+        strides: one number per layer.
+        filters: output channels of every layer.
+
+    Raises:
+        ValueError: no layer, a stride or a number of filters that is not a whole number above 0,
+            or an input too small for these layers.
     """
 
-    def __init__(self, *, channels: int, size: int, filters: int = 32, layers: int = 4) -> None:
+    def __init__(
+        self, *, channels: int, size: int, strides: Sequence[int] = (2, 1, 1, 1), filters: int = 32
+    ) -> None:
         super().__init__()
-        widths = [channels, *[filters] * layers]
+        if isinstance(strides, str) or not isinstance(strides, Sequence) or not strides:
+            raise ValueError(f"strides must be a list of whole numbers, got {strides!r}")
+        strides = [whole("each of strides", stride) for stride in strides]
+        filters = whole("filters", filters)
+        edge = size
+        for stride in strides:
+            edge = (edge - 3) // stride + 1
+            if edge < 1:
+                raise ValueError(
+                    f"views of {size} pixels are too small for convolutions of strides {strides}: "
+                    f"{smallest_input(strides)} is the least"
+                )
+        inputs = [channels, *[filters] * (len(strides) - 1)]
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(widths[i], widths[i + 1], 3, stride=2 if i == 0 else 1) for i in range(layers)
+            nn.Conv2d(channels_in, filters, 3, stride=stride)
+            for channels_in, stride in zip(inputs, strides, strict=True)
         )
-        edge = (size - 3) // 2 + 1 - 2 * (layers - 1)
-        if edge < 1:
-            raise ValueError(f"images of {size} pixels are too small for {layers} layers")
         self.features = filters * edge * edge
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -51,6 +73,14 @@ class ConvTrunk(nn.Module):
         for convolution in self.convolutions:
             x = convolve_and_rectify(convolution, x)
         return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def smallest_input(strides: Sequence[int]) -> int:
+    """Edge in pixels of the smallest input that 3x3 convolutions of these strides can take."""
+    edge = 1
+    for stride in reversed(strides):
+        edge = (edge - 1) * stride + 3
+    return edge
 
 
 def convolve_and_rectify(layer: nn.Module, x: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ is taken up by replaying its actions.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import torch
 
 from curl.agents.base import Agent
 from curl.checkpoint import Checkpoints, one_of_ours, progress
-from curl.checks import flag, real, whole
+from curl.checks import flag, positive, real, whole
 from curl.evaluation import Evaluator
 from curl.guard import FiniteUpdates, RunError, StopSignal, Watchdog, Watched
 from curl.logger import Logger
@@ -51,6 +53,7 @@ class Trainer:
         action_repeat: int,
         env_steps: int,
         batch_size: int,
+        updates_per_step: float,
         initial_steps: int,
         eval_every: int,
         checkpoint_every: int,
@@ -71,6 +74,7 @@ class Trainer:
         self.action_repeat = action_repeat
         self.budget = whole("env_steps", env_steps)
         self.batch_size = whole("batch_size", batch_size)
+        self.updates_per_step = as_fraction(positive("updates_per_step", updates_per_step))
         self.initial_steps = whole("initial_steps", initial_steps)
         self.eval_every = whole("eval_every", eval_every)
         self.checkpoint_every = whole("checkpoint_every", checkpoint_every)
@@ -127,9 +131,11 @@ class Trainer:
         return self.stop.number
 
     def update(self) -> None:
-        """One update an agent step, once the buffer holds the initial steps."""
+        """The updates of this agent step, once the buffer holds the initial steps."""
         self.updates.require()
-        if len(self.replay) >= min(self.initial_steps, self.replay.capacity):
+        if len(self.replay) < min(self.initial_steps, self.replay.capacity):
+            return
+        for _ in range(updates_due(self.updates_per_step, self.agent_steps - self.initial_steps)):
             batch = self.replay.sample(self.batch_size, self.generator, self.agent.offsets)
             metrics = self.agent.update(batch)
             self.metrics |= metrics
@@ -207,7 +213,8 @@ class Trainer:
         rate = (self.agent_steps - self.marked_steps) / max(now - self.mark, 1e-9)
         self.mark, self.marked_steps = now, self.agent_steps
         self.metrics = {name: float(value) for name, value in self.metrics.items()}
-        updates, env_rate = rate * bool(self.metrics), rate * self.action_repeat
+        updates = rate * float(self.updates_per_step) * bool(self.metrics)
+        env_rate = rate * self.action_repeat
         rates = {"updates_per_second": updates, "env_steps_per_second": env_rate}
         self.logger.write("train", self.env_steps, self.agent_steps, self.metrics | rates)
         self.logger.show(
@@ -298,3 +305,17 @@ class Trainer:
         if not same:
             log.warning("the environment does not repeat itself: a new episode is begun")
         return same
+
+
+def as_fraction(value: float) -> Fraction:
+    """The number as it is written: 0.1 is 1/10, and not the nearest binary number."""
+    return Fraction(repr(value))
+
+
+def updates_due(per_step: Fraction, step: int) -> int:
+    """How many updates belong to learning step number `step`, counted from 0.
+
+    The first n steps have floor(per_step * n) updates together. The number depends on nothing but
+    the step, so a resumed run needs no counter of its own to go on rightly.
+    """
+    return math.floor(per_step * (step + 1)) - math.floor(per_step * step)

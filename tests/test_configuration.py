@@ -104,6 +104,8 @@ def test_defaults_are_table_3() -> None:
     config = composed()
     agent = {
         "discount": 0.99,
+        "strides": [2, 1, 1, 1],
+        "filters": 32,
         "hidden_dim": 1024,
         "latent_dim": 50,
         "learning_rate": 1e-3,
@@ -120,6 +122,7 @@ def test_defaults_are_table_3() -> None:
     assert {name: config["agent"][name] for name in agent} == agent
     run = {
         "initial_steps": 1000,
+        "updates_per_step": 1,
         "batch_size": 512,
         "frame_stack": 3,
         "render_size": 100,
@@ -139,11 +142,28 @@ def test_the_reference_preset_differs_in_its_second_step_alone() -> None:
     assert reference["second_encoder_step"] is True
 
 
+def test_the_small_agent_differs_in_its_sizes_alone() -> None:
+    paper, small = composed()["agent"], composed("agent=curl_small")["agent"]
+    differing = {name for name in paper if paper[name] != small[name]}
+    assert {"label", "strides"} <= differing <= {"label", "strides", "filters", "hidden_dim"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [CONFIGS / "agent/curl_small.yaml", CONFIGS / "experiment/laptop.yaml"],
+    ids=lambda p: p.stem,
+)
+def test_the_small_preset_says_that_it_is_not_the_papers(path: Path) -> None:
+    assert re.search(r"\bnot\b(\s|#)+the(\s|#)+paper's", path.read_text())
+    assert composed("experiment=laptop")["label"].startswith("curl_small-")
+
+
 def test_defaults_in_code_do_not_disagree() -> None:
     config = composed()["agent"]
     for name, parameter in inspect.signature(SAC).parameters.items():
         if name in config and parameter.default is not inspect.Parameter.empty:
-            assert parameter.default == config[name], name
+            default = parameter.default
+            assert (list(default) if isinstance(default, tuple) else default) == config[name], name
 
 
 @pytest.mark.parametrize("task", [name for group, name in CHOICES if group == "task"])

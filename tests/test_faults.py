@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import resource
 import signal
@@ -182,6 +183,7 @@ def trainer(tmp_path: Path, handlers: None) -> Iterator[Callable[..., Trainer]]:
 
     def make(agent: Agent, **changes: Any) -> Trainer:
         knobs: dict[str, Any] = {"env_steps": 60, "batch_size": 2, "initial_steps": 5}
+        knobs |= {"updates_per_step": 1}
         knobs |= {"eval_every": 1000, "checkpoint_every": 20, "log_every": 1_000_000}
         knobs |= {"save_replay": True, "video": False, "env_timeout": 100.0}
         device, console = torch.device("cpu"), Console(quiet=True)
@@ -230,6 +232,15 @@ def test_an_update_that_is_not_finite_ends_the_run_at_once(
     good = env_step // 20 * 20  # no checkpoint was made of what had diverged
     found = Checkpoints(tmp_path).load()
     assert found is not None and found[0]["counters"]["agent_steps"] == good
+
+
+def test_every_update_of_an_agent_step_must_be_finite(
+    tmp_path: Path, trainer: Callable[..., Trainer]
+) -> None:
+    """With three updates per agent step, the first, second or third of env step 20."""
+    for number in (46, 47, 48):
+        with pytest.raises(RunError, match="critic_loss became nan at env step 20; "):
+            trainer(Diverging("critic_loss", number, math.nan), updates_per_step=3).run()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from curl.networks import (
     Projection,
     initialise,
     move_average,
+    smallest_input,
     squashed_gaussian,
 )
 
@@ -46,9 +49,44 @@ def test_trunk_of_four_3x3_convolutions(size: int, edge: int) -> None:
     assert trunk(images(size=size)).shape == (2, 32 * edge * edge)
 
 
-def test_trunk_refuses_images_too_small() -> None:
-    with pytest.raises(ValueError, match="14 pixels"):
-        ConvTrunk(channels=9, size=14)
+STRIDES = [(1,), (2,), (3,), (2, 1, 1, 1), (2, 2, 1, 1), (2, 2, 2, 1), (1, 2, 1), (3, 2, 1, 2)]
+
+
+@pytest.mark.parametrize("strides", STRIDES, ids=str)
+def test_trunk_sizes_are_those_of_its_convolutions(strides: tuple[int, ...]) -> None:
+    """Every size from the smallest on, against the convolutions themselves; below it, refusal."""
+    least = smallest_input(strides)
+    for size in range(1, least + 20):
+        if size < least:
+            with pytest.raises(
+                ValueError, match=rf"views of {size} pixels .* {least} is the least"
+            ):
+                ConvTrunk(channels=2, size=size, strides=strides, filters=3)
+        else:
+            trunk = ConvTrunk(channels=2, size=size, strides=strides, filters=3)
+            x = images(count=1, channels=2, size=size).float()
+            for convolution in trunk.convolutions:
+                x = convolution(x)
+            assert trunk.features == x[0].numel()
+            assert trunk(images(count=1, channels=2, size=size)).shape == (1, trunk.features)
+            assert [c.stride for c in trunk.convolutions] == [(s, s) for s in strides]
+
+
+@pytest.mark.parametrize("strides", [[], [2, 0], [2, 1.5], [True], 2, "21", None])
+def test_trunk_refuses_strides_that_are_none(strides: Any) -> None:
+    with pytest.raises(ValueError, match="strides must be a"):
+        ConvTrunk(channels=9, size=84, strides=strides)
+
+
+@pytest.mark.parametrize("filters", [0, -1, 1.5, True, "32"])
+def test_trunk_refuses_filters_that_are_none(filters: Any) -> None:
+    with pytest.raises(ValueError, match="filters must be a whole number >= 1"):
+        ConvTrunk(channels=9, size=84, filters=filters)
+
+
+def test_trunk_keeps_the_names_that_old_checkpoints_have() -> None:
+    names = [f"convolutions.{i}.{kind}" for i in range(4) for kind in ("weight", "bias")]
+    assert list(ConvTrunk(channels=9, size=84).state_dict()) == names
 
 
 def test_trunk_features_are_in_row_column_filter_order() -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,8 @@ class SAC(Agent):
         generator: torch.Generator,
         precision: torch.dtype = torch.float32,
         discount: float = 0.99,
+        strides: Sequence[int] = (2, 1, 1, 1),
+        filters: int = 32,
         hidden_dim: int = 1024,
         latent_dim: int = 50,
         learning_rate: float = 1e-3,
@@ -94,7 +96,7 @@ class SAC(Agent):
 
         sizes = {"latent_dim": latent_dim, "hidden_dim": hidden_dim, "action_dim": action_dim}
         sizes = {name: whole(name, size) for name, size in sizes.items()}
-        self.trunk = ConvTrunk(channels=channels, size=query.size)
+        self.trunk = ConvTrunk(channels=channels, size=query.size, strides=strides, filters=filters)
         self.actor = Actor(features=self.trunk.features, **sizes)
         self.critic = Critic(features=self.trunk.features, **sizes)
         self.objective = objective and objective.to(self.device)
