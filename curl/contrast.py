@@ -80,6 +80,12 @@ class Contrast:
         rows = self.objective.rows
         return keys, queries, valid[:, :rows], torch.stack(actions)[:, :rows]
 
+    def anchors(self, batch_size: int) -> int:
+        """How many rows of the critic's view, the first ones, are queries of a contrastive step."""
+        if not self.shares_view:
+            return 0
+        return min(batch_size, self.objective.rows or batch_size)
+
     def latents(
         self,
         encoder: nn.ModuleList,
@@ -94,7 +100,8 @@ class Contrast:
 
         Args:
             encoder, key_encoder: trunk and projection; keys carry no gradient.
-            features: [B, F], the trunk's, of the critic's view.
+            features: [B, F], the trunk's, of the critic's view; read where the view is shared, and
+                of its rows no more than `anchors` counts.
         """
         parts = [features[: self.objective.rows]] if self.shares_view else []
         if queries is not None:

@@ -89,7 +89,7 @@ def test_windows_hold_what_was_observed_then() -> None:
     assert agent.offsets == (1, 2, 3) and tuple(batch.future) == agent.offsets
     views = agent.contrast.views(batch, agent.generator, 0)
     latents = agent.contrast.latents(
-        agent.encoder, agent.key_encoder, agent._features(batch.obs.centre(SIZE)), *views
+        agent.encoder, agent.key_encoder, agent.trunk(batch.obs.centre(SIZE)), *views
     )
     assert latents.query.shape == latents.key.shape == (3, 10, 16)
     newest = batch.obs.centre(SIZE)[:10, -1, 0, 0].tolist()

@@ -152,10 +152,10 @@ class SAC(Agent):
 
     def update(self, batch: Batch) -> Metrics:
         """Draw the views of a batch and learn from them."""
-        obs, next_obs = (
-            self.query.evaluate(stacks) if self.clean_critic else self.query(stacks, self.generator)
-            for stacks in (batch.obs, batch.next_obs)
-        )
+        if self.clean_critic:
+            obs, next_obs = (self.query.evaluate(s) for s in (batch.obs, batch.next_obs))
+        else:
+            obs, next_obs = self.query.pair(batch.obs, batch.next_obs, self.generator)
         contrast = self.contrast.views(batch, self.generator, self.updates)
         transition = (obs, batch.action, batch.reward, batch.terminated, next_obs)
         metrics = self._captured(self.updates, *transition, *contrast)
@@ -172,16 +172,21 @@ class SAC(Agent):
         *contrast: Tensor | None,
     ) -> Metrics:
         """Update number `self.updates`, in the reference's order; views are [B, C, size, size]."""
+        actor_is_due = self.updates % self.actor_update_every == 0
+        # The contrastive loss differentiates the features of this many rows of the critic's view.
+        anchors = self.contrast.anchors(len(obs)) if contrast else 0
         y = self.bootstrapped_target(reward, terminated, next_obs)
-        features = self._features(obs)
+        features = self._features(obs, graph=anchors if self.detach_encoder else len(obs))
         if self.joint:
             metrics = self.update_critic_and_contrast(features, action, y, *contrast)
         else:
             metrics = self.update_critic(features, action, y)
-            # Neither the actor's step nor the averages touch the trunk: one pass for both losses.
-            with torch.set_grad_enabled(bool(contrast) and self.contrast.shares_view):
-                features = self._features(obs)
-        if self.updates % self.actor_update_every == 0:
+            needed = len(obs) if actor_is_due else anchors
+            # The critic's step moves the trunk, unless the encoder is detached. Neither the actor's
+            # step nor the averages do, so one more pass serves the actor and the contrastive loss.
+            if needed and not self.detach_encoder:
+                features = self._features(obs[:needed], graph=anchors)
+        if actor_is_due:
             metrics |= self.update_actor_and_alpha(features.detach())
         if self.updates % self.target_update_every == 0:
             self.update_targets()
@@ -286,9 +291,14 @@ class SAC(Agent):
         names = ("trunk", "actor", "critic", "target_trunk", "target_critic", "objective")
         return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
 
-    def _features(self, obs: Tensor) -> Tensor:
-        with self._autocast():
-            return self.trunk(obs)
+    def _features(self, obs: Tensor, *, graph: int) -> Tensor:
+        """The trunk's features [B, F], where only the first `graph` rows record a gradient."""
+        parts = []
+        for rows, recorded in ((obs[:graph], True), (obs[graph:], False)):
+            if len(rows):
+                with torch.set_grad_enabled(recorded), self._autocast():
+                    parts.append(self.trunk(rows))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _policy(self, features: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.actor(features)

@@ -32,7 +32,21 @@ class Augmentation(ABC):
 
     @abstractmethod
     def evaluate(self, stacks: FrameStacks) -> Tensor:
-        """The deterministic view that acting and evaluation use."""
+        """The deterministic view that acting and evaluation use.
+
+        It must be among the views that training draws, or as near to them as one likes: SAC acts
+        on it.
+        """
+
+    def pair(
+        self, obs: FrameStacks, next_obs: FrameStacks, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Random views of what was observed before and after an action.
+
+        They are drawn independently of each other, `obs` first. An augmentation whose source lets
+        the two share a transform overrides this, as `translate` does.
+        """
+        return self(obs, generator), self(next_obs, generator)
 
 
 class PixelAugmentation(Augmentation):
