@@ -2,7 +2,7 @@
 # docker run -v "$PWD/runs:/runs" --user "$(id -u):$(id -g)" curl train task=walker_walk seed=1
 #
 # Build arguments:
-#   BASE         a Debian image with Python 3.11 or newer and its venv
+#   BASE         a Debian image with Python 3.11 or 3.12 and its venv
 #   EXTRA_INDEX  one more package index, for the CPU or CUDA builds of PyTorch
 #   TORCH        the requirement that picks the build, such as torch==2.13.0+cpu; the plain name
 #                takes what the index has, which for x86-64 Linux is usually a CUDA build

@@ -1,6 +1,7 @@
 # Every target that needs the virtual environment makes it first, so `make train` or `make test` is
-# the whole installation. Arguments for the program behind a target go into ARGS.
-PYTHON ?= python3
+# the whole installation. Arguments for the program behind a target go into ARGS. PYTHON names the
+# Python that makes .venv; without it python3.12, python3.11 and python3 are tried in turn.
+PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
@@ -10,7 +11,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 	@echo '  for example: make train ARGS="task=walker_walk seed=1", make test ARGS="-k replay"'
 
-setup: .venv/.installed  ## make .venv and see that OpenGL renders without a screen
+setup: .venv/.installed  ## make .venv and check that OpenGL draws without a screen
 	@sh .ci/opengl $(BIN)/python
 
 train: setup  ## train on the quickstart experiment, or what ARGS override
@@ -43,9 +44,5 @@ clean:  ## remove .venv, caches and build leftovers; runs stay
 	@touch $@
 
 .venv/bin/pip:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-		{ echo 'Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 (tried: $(PYTHON))' >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-		{ echo "$(PYTHON) cannot make virtual environments: sudo apt-get install -y" \
-		"$$($(PYTHON) -c 'import sys; print("python3.%d-venv" % sys.version_info[1])')" >&2; exit 1; }
-	$(PYTHON) -m venv --clear .venv
+	@python=$$(sh .ci/python $(if $(PYTHON),"$(PYTHON)")) && echo "$$python -m venv --clear .venv" && \
+		"$$python" -m venv --clear .venv
