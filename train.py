@@ -35,7 +35,7 @@ from curl.status import FAILURE
 # what may differ when a run is resumed
 RESUMABLE = ("env_steps", "eval_every", "eval_episodes", "eval_processes", "checkpoint_every")
 RESUMABLE += ("save_replay", "log_every", "video", "env_timeout", "logger", "run_dir")
-RESUMABLE += ("threads", "device", "opengl")
+RESUMABLE += ("threads", "device", "opengl", "about")
 
 
 def train(config: dict[str, Any]) -> int:
@@ -61,6 +61,7 @@ def require_shape(config: dict[str, Any]) -> None:
         if not isinstance(config[group], dict):
             raise ValueError(f"{group} must be a group of settings, got {config[group]!r}")
     texts = {"run_dir": config["run_dir"], "task.env_id": config["task"]["env_id"]}
+    texts |= {"about": config["about"]} if config["about"] is not None else {}
     for name, text in texts.items():
         if not isinstance(text, str) or not text:
             raise ValueError(f"{name} must be a text, got {text!r}")
@@ -105,8 +106,12 @@ def train_locked(config: dict[str, Any], stack: contextlib.ExitStack) -> int:
     save_config(folder, config, used)
     logger = Logger(folder=folder, budget=config["env_steps"], config=config, **config["logger"])
     stack.callback(logger.close)
-    logger.console.print(
-        f"{folder}: {environment['env_id']}, {device}, {agent.precision}, {backend}"
+    logger.announce(
+        f"{environment['env_id']}, {config['env_steps']:,} env steps, on {device} "
+        f"({agent.precision}, {backend})",
+        f"Results go to {folder}: metrics.jsonl, videos and checkpoints.",
+        "Ctrl-C stops with a checkpoint; the same command resumes the run.",
+        *([config["about"]] if config["about"] else []),
     )
     parallel = min(config["eval_episodes"], os.cpu_count() or 1) if device.type == "cuda" else 1
     processes = config["eval_processes"]

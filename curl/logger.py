@@ -67,6 +67,11 @@ class Logger:
         self._header_shown = False
         self._paused = False
 
+    def announce(self, *lines: str) -> None:
+        """Print plain lines, as they are, however narrow the terminal."""
+        for line in lines:
+            self.console.print(Text(line), soft_wrap=True)
+
     def wall_time(self) -> float:
         """Seconds trained, over all resumptions."""
         return self.wall_before + time.monotonic() - self.started

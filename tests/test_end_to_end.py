@@ -112,6 +112,17 @@ def test_a_run_leaves_metrics_and_checkpoints(finished: Path) -> None:
     assert not expected & by_kind["train"][23].keys()  # still random actions
 
 
+def test_a_run_opens_with_what_it_will_do(tmp_path: Path) -> None:
+    """Task, budget, where results go, how to stop and resume; the experiment's text, as it is."""
+    done = run(command(tmp_path, env_steps=50, about="'It takes [bold] 1 minute.'"))
+    assert done.returncode == 0, done.stderr
+    opening = done.stdout.splitlines()[:4]
+    assert opening[0].startswith("dm_control/cartpole-swingup-v0, 50 env steps, on cpu (")
+    assert opening[1].startswith(f"Results go to {tmp_path}: ")
+    assert opening[2] == "Ctrl-C stops with a checkpoint; the same command resumes the run."
+    assert opening[3] == "It takes [bold] 1 minute."
+
+
 @pytest.mark.slow
 def test_running_it_again_changes_nothing(finished: Path, copy: Path) -> None:
     train(copy)

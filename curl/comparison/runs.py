@@ -19,7 +19,7 @@ METRICS, CONFIG = "metrics.jsonl", "config.yaml"
 # What a run may change without becoming another experiment.
 BOOKKEEPING = ("seed", "label", "run_dir", "env_steps", "eval_every", "eval_episodes", "video")
 BOOKKEEPING += ("checkpoint_every", "save_replay", "log_every", "threads", "device", "opengl")
-BOOKKEEPING += ("logger", "used", "eval_processes", "env_timeout")
+BOOKKEEPING += ("logger", "used", "eval_processes", "env_timeout", "about")
 
 
 @dataclass(frozen=True, eq=False)
