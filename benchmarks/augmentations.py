@@ -53,6 +53,15 @@ from curl.batch import FrameStacks
 NAMES = ("crop", "shift", "translate", "gaussian", "cutout", "cutout_color", "flip", "rotate")
 NAMES += ("grayscale", "color_jitter", "random_conv")
 SOURCES = ("crop", "translate")  # these read frames themselves
+# As often as the transforms of the libraries below change a view, otherwise always.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "cutout": {"probability": 1.0},
+    "cutout_color": {"probability": 1.0},
+    "flip": {"probability": 0.5},
+    "rotate": {"probability": 0.75},
+    "color_jitter": {"probability": 1.0},
+    "random_conv": {"probability": 1.0},
+}
 CPU = torch.device("cpu")
 JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.5}
 
@@ -65,7 +74,7 @@ def ours(stacks: FrameStacks) -> dict[str, Call]:
     view = stacks.centre(84)
     calls: dict[str, Call] = {}
     for name in NAMES:
-        augmentation = augmentations.make(name)
+        augmentation = augmentations.make(name, **SETTINGS.get(name, {}))
         if isinstance(augmentation, PixelAugmentation):
             calls[name] = lambda a=augmentation: a.transform(view, generator)
         else:

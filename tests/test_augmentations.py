@@ -230,6 +230,58 @@ def test_the_generator_goes_on(augmentation: Augmentation, side: Any) -> None:
     assert torch.equal(first, second) is (side["name"] == "none")
 
 
+def test_views_of_a_transition_are_drawn_one_after_the_other(
+    augmentation: Augmentation, side: Any
+) -> None:
+    """Independently, as in the reference and in RAD, but for `translate`, which shares a place."""
+    if side["name"] == "compose":
+        return  # has a test of its own
+    obs = random_stacks(40)
+    next_obs, source = FrameStacks(obs.frames, (obs.rows + 1) % FRAMES), generator(3)
+    expected = augmentation(obs, source), augmentation(next_obs, source)
+    view, next_view = augmentation.pair(obs, next_obs, generator(3))
+    assert torch.equal(view, expected[0])
+    assert torch.equal(next_view, expected[1]) is (side["name"] != "translate")
+
+
+NEAR = 16 / 255  # of the pixel range
+DRAWS = 5000  # a place among 289 is missed by all of them once in 10^7 seeds
+
+
+def nearest_to_evaluation(augmentation: Augmentation, draws: int) -> float:
+    """How near the nearest of some random views is to the evaluation view, in its worst pixel.
+
+    The frames are of muted colours, so that a jitter is seldom far away; black, turned, grey or
+    noisy views are. It draws no further once it has found one that is near.
+    """
+    frames = torch.randint(100, 157, (1, 100, 100, 3), generator=generator()).byte()
+    stacks = FrameStacks(frames, torch.zeros(100, 1, dtype=torch.int64))
+    wanted, source = scaled(augmentation.evaluate(stacks[:1])).float(), generator()
+    nearest = 1.0
+    for _ in range(draws // len(stacks)):
+        apart = scaled(augmentation(stacks, source)).float().sub_(wanted).abs_()
+        nearest = min(nearest, float(apart.flatten(1).amax(1).min()))
+        if nearest <= NEAR:
+            break
+    return nearest
+
+
+def test_sac_learns_from_views_like_those_it_acts_on(config: Any) -> None:
+    """One of the query's random views is the evaluation view.
+
+    Crops and translations reach the middle; the others must leave some views clean, or nearly so:
+    SAC acts on the evaluation view, and would otherwise never have seen its like.
+    """
+    query = augmentations.make(**OmegaConf.to_container(config["query"]))
+    assert nearest_to_evaluation(query, DRAWS) <= NEAR
+
+
+@pytest.mark.parametrize("name", ["random_conv", "rotate", "flip", "cutout", "grayscale"])
+def test_an_augmentation_that_leaves_no_view_clean_is_found_out(name: str) -> None:
+    always = augmentations.make(name, probability=1.0)
+    assert nearest_to_evaluation(always, 200) > 2 * NEAR
+
+
 def test_evaluation_is_deterministic(augmentation: Augmentation) -> None:
     stacks, before = random_stacks(), torch.get_rng_state()
     assert torch.equal(augmentation.evaluate(stacks), augmentation.evaluate(stacks))

@@ -39,6 +39,20 @@ def test_compose_is_one_after_another() -> None:
     assert torch.equal(composed.evaluate(stacks), stacks.centre(20))
 
 
+def test_compose_shares_what_its_first_step_shares() -> None:
+    """Both observations lie at one place of the canvas; the noise on them is drawn twice."""
+    obs = stacks_of(40)
+    steps: list[dict[str, Any]] = [{"name": "translate", "size": EDGE + 6}]
+    view, next_view = augmentations.make("compose", steps=steps).pair(obs, obs, generator())
+    assert torch.equal(view, next_view)
+    steps.append({"name": "gaussian"})
+    view, next_view = augmentations.make("compose", steps=steps).pair(obs, obs, generator())
+    assert ((view.float() - next_view.float()).flatten(1).abs().amax(1) > 0).all()
+    # the black around the frames is noise around 0, half of it clamped: much less than the frames
+    frames = [one.float().mean(1) > 0.2 for one in (view, next_view)]
+    assert (frames[0] == frames[1]).float().mean() > 0.9
+
+
 def test_every_transform_may_follow_a_crop_and_noise() -> None:
     names = ("none", "shift", "cutout", "cutout_color", "flip", "rotate", "grayscale")
     names += ("color_jitter", "random_conv", "gaussian")
@@ -100,6 +114,11 @@ def test_impossible_compositions_are_refused(steps: Any, said: str) -> None:
         ("flip", {"probability": 1.1}),
         ("flip", {"probability": None}),
         ("rotate", {"size": -84}),
+        ("rotate", {"probability": 1.1}),
+        ("cutout", {"probability": -0.1}),
+        ("cutout_color", {"probability": "0.5"}),
+        ("color_jitter", {"probability": 2}),
+        ("random_conv", {"probability": True}),
         ("grayscale", {"probability": -0.1}),
         ("color_jitter", {"brightness": 1.1}),
         ("color_jitter", {"contrast": -0.1}),

@@ -59,6 +59,37 @@ def assert_share(hits: np.ndarray, probability: float) -> None:
     assert stats.binomtest(int(hits.sum()), len(hits), probability).pvalue > RARE
 
 
+# -- how often -------------------------------------------------------------------------------------
+
+# the share of views that RAD's code transforms, or, for the last three, what replaces its 1.0
+SHARES = {"flip": 0.2, "rotate": 0.3, "grayscale": 0.3, "color_jitter": 1.0}
+SHARES |= {"random_conv": 0.9, "cutout": 0.5, "cutout_color": 0.5}
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("name", SHARES)
+def test_a_share_of_the_views_is_transformed_and_the_rest_is_clean(name: str, given: bool) -> None:
+    probability = 0.35 if given else SHARES[name]
+    settings: dict[str, Any] = {"probability": probability} if given else {}
+    if "cutout" in name:
+        settings |= {"max_edge": 12}
+    views, clean = drawn(name, 1500, **settings)
+    levels = views.dtype == np.uint8
+    difference = np.abs(views.astype(float) / (255 if levels else 1) - clean / 255)
+    transformed = difference.max((1, 2, 3)) > 1 / 256  # half a step of bfloat16 below 1 is less
+    assert_share(transformed, probability)
+    assert transformed.all() == (probability == 1)
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_neighbours_are_transformed_independently(name: str) -> None:
+    small = {"max_edge": 12} if "cutout" in name else {}
+    views, clean = drawn(name, 1500, probability=0.5, **small)
+    scale = 255 if views.dtype == np.uint8 else 1
+    transformed = np.abs(views.astype(float) / scale - clean / 255).max((1, 2, 3)) > 1 / 256
+    assert_share(transformed[1:] == transformed[:-1], 0.5)
+
+
 # -- places ----------------------------------------------------------------------------------------
 
 
@@ -87,6 +118,22 @@ def test_translate_puts_the_frame_anywhere_on_black() -> None:
     assert np.array_equal(middle.permute(1, 2, 0).numpy(), places[12])
 
 
+def test_translate_puts_both_observations_at_one_place() -> None:
+    """As RAD's code does: all 25 places are drawn, and next_obs lies where obs lies."""
+    obs = stacks_of(2000, edge=16)
+    next_obs = FrameStacks(obs.frames.flip(0), obs.rows)
+    views = augmentations.make("translate", size=20).pair(obs, next_obs, generator())
+    places = []
+    for view, stacks in zip(views, (obs, next_obs), strict=True):
+        frame = stacks.whole()[0].permute(1, 2, 0).numpy()
+        canvases = [
+            np.pad(frame, ((y, 4 - y), (x, 4 - x), (0, 0))) for y in range(5) for x in range(5)
+        ]
+        places.append(which(view.permute(0, 2, 3, 1).numpy(), canvases))
+    assert_uniform(places[0], 0, 24)
+    assert np.array_equal(*places)
+
+
 def test_translate_onto_a_canvas_of_the_frames_own_size_is_the_frame() -> None:
     stacks = stacks_of(2, edge=16)
     assert torch.equal(
@@ -100,9 +147,14 @@ def test_flip_mirrors_left_and_right(probability: float) -> None:
     assert_share(which(views, [clean, np.fliplr(clean)]), probability)
 
 
-def test_rotate_turns_by_every_right_angle() -> None:
-    views, clean = drawn("rotate", 1000)
-    assert_uniform(which(views, [np.rot90(clean, turns) for turns in range(4)]), 0, 3)
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_rotate_turns_by_every_right_angle(probability: float) -> None:
+    """The three turns are equally likely among the views that are turned."""
+    views, clean = drawn("rotate", 1000, probability=probability)
+    turns = which(views, [np.rot90(clean, turns) for turns in range(4)])
+    assert_share(turns > 0, probability)
+    if probability:
+        assert_uniform(turns[turns > 0], 1, 3)
 
 
 def rectangles(views: np.ndarray, clean: np.ndarray) -> np.ndarray:
@@ -121,7 +173,8 @@ def test_cutout_is_one_rectangle_of_any_size_anywhere(name: str) -> None:
     frames = torch.full((1, EDGE, EDGE, 3), 77, dtype=torch.uint8)  # a grey that cutouts change
     stacks = FrameStacks(frames, torch.zeros(3000, DEPTH, dtype=torch.int64))
     flat = stacks.whole()[0].permute(1, 2, 0).numpy()
-    views = augmentations.make(name, size=EDGE, min_edge=3, max_edge=6)(stacks, generator())
+    settings = {"min_edge": 3, "max_edge": 6, "probability": 1.0}
+    views = augmentations.make(name, size=EDGE, **settings)(stacks, generator())
     found = rectangles(views.permute(0, 2, 3, 1).numpy(), flat)
     for axis in (0, 1):
         assert_uniform(found[:, 2 + axis], 3, 6)
@@ -132,12 +185,12 @@ def test_cutout_is_one_rectangle_of_any_size_anywhere(name: str) -> None:
 
 
 def test_cutout_may_cover_everything() -> None:
-    views, _ = drawn("cutout", 2, min_edge=EDGE, max_edge=EDGE)
+    views, _ = drawn("cutout", 2, min_edge=EDGE, max_edge=EDGE, probability=1.0)
     assert not views.any()
 
 
 def test_cutout_color_draws_every_colour() -> None:
-    views, _ = drawn("cutout_color", 8000, min_edge=EDGE, max_edge=EDGE)
+    views, _ = drawn("cutout_color", 8000, min_edge=EDGE, max_edge=EDGE, probability=1.0)
     assert (views == views[:, :1, :1, :]).all()
     frames = views[:, 0, 0].reshape(-1, DEPTH, 3)
     assert (frames == frames[:, :1]).all()
@@ -325,11 +378,17 @@ def test_random_conv_is_scipys_correlation() -> None:
                 np.testing.assert_allclose(view[b, 3 * frame + colour], expected, atol=0.02)
 
 
+def test_random_conv_has_a_kernel_for_each_sample() -> None:
+    """The same stack, often: one kernel for a batch would show it one way only."""
+    views, _ = drawn("random_conv", 50, probability=1.0)
+    assert len(np.unique(views.reshape(50, -1), axis=0)) == 50
+
+
 def test_random_conv_draws_standard_normal_weights() -> None:
     """A white view shows the sum of 27 weights, N(0, 27)."""
     frames = torch.full((1, 4, 4, 3), 255, dtype=torch.uint8)
     stacks = FrameStacks(frames, torch.zeros(1500, 1, dtype=torch.int64))
-    view = augmentations.make("random_conv", size=4)(stacks, generator())
+    view = augmentations.make("random_conv", size=4, probability=1.0)(stacks, generator())
     sums = torch.logit(view[:, :, 1, 1].double())
     inside = sums.abs() < 4  # where bfloat16 still tells one from the next
     share = stats.norm(scale=27**0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from test_agent import ACTIONS, SIZE, changed, everything, make_agent, make_batch
 from torch import Tensor, nn
 
+from curl import augmentations
 from curl.agents.sac import SAC
 from curl.augmentations.base import Augmentation
 from curl.batch import Batch, FrameStacks, Metrics, join
@@ -128,6 +130,22 @@ def test_stacks_of_several_stores_are_joined() -> None:
     wanted = torch.cat([batch.obs.whole(), other.whole(), batch.next_obs.whole()])
     assert torch.equal(join([batch.obs, other, batch.next_obs]).whole(), wanted)
     assert join([batch.obs, batch.next_obs]).frames is batch.obs.frames
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_sac_sees_a_pair_of_views(clean: bool) -> None:
+    """`translate` puts both observations at one place; a clean critic sees evaluation views."""
+    seen: list[Tensor] = []
+    view = augmentations.make("translate", size=EDGE + 8)
+    agent = make_agent(query=view, key=view, contrastive=False, clean_critic=clean)
+    agent._captured = Captured(
+        lambda *views: seen.extend(views) or {}, period=1, generator=agent.generator, eager=True
+    )
+    batch = make_batch(count=40)
+    agent.update(replace(batch, next_obs=batch.obs))
+    obs, next_obs = seen[0], seen[4]
+    middle = view.evaluate(batch.obs)
+    assert torch.equal(obs, next_obs) and torch.equal(obs, middle) is clean
 
 
 def test_the_critics_view_is_not_drawn_again() -> None:

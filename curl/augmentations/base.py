@@ -52,6 +52,8 @@ class Augmentation(ABC):
 class PixelAugmentation(Augmentation):
     """Transforms the central window; evaluation sees the window itself.
 
+    RAD (Laskin et al. 2020) transforms whole frames of 100 pixels instead. The window gives all
+    augmentations but `translate` views of the crop's size, so that their encoders are alike.
     `compose` applies the transform to other views too.
     """
 
@@ -112,6 +114,11 @@ def uniform(low: float, high: float, count: int, generator: torch.Generator) -> 
     """float32 [count] from [low, high)."""
     draws = torch.rand(count, generator=generator, device=generator.device)
     return low + (high - low) * draws
+
+
+def chosen(probability: float, count: int, generator: torch.Generator) -> Tensor:
+    """bool [count]: which samples are transformed, each with `probability` for itself."""
+    return uniform(0, 1, count, generator) < probability
 
 
 def whole_below(limit: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,11 +1,14 @@
 """Colour jitter in HSV (RAD, Laskin et al. 2020): brightness, contrast, saturation and hue.
 
+As in RAD's code, every view is jittered by factors of its own, from RAD's ranges. The clean view
+that the agent acts on is the middle of them.
+
 Contrast is scaled about the mean colour of the stack, then saturation and value (brightness) are
 scaled and the hue is turned; everything is clamped to [0, 1]. One set of factors for all frames.
 
 Differs from RAD's code: contrast comes first instead of first or last at random, and about the mean
 of the stack instead of each frame's; the hue of 0.5 turns reaches the whole circle (RAD multiplies
-it by 255/360).
+it by 255/360, and reaches 0.354 turns).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from curl.augmentations.base import PixelAugmentation, blocks, uniform
+from curl.augmentations.base import PixelAugmentation, blocks, chosen, uniform
 from curl.checks import real
 
 CACHED = 8  # views whose planes, in float32, stay in a CPU's cache
@@ -21,7 +24,10 @@ EPSILON = 1e-6
 
 
 class ColorJitter(PixelAugmentation):
-    """Factors from [1 - x, 1 + x] for brightness, contrast and saturation; hue in turns."""
+    """Factors from [1 - x, 1 + x] for brightness, contrast and saturation; hue in turns.
+
+    `probability` is that of a jittered view; the others keep their colours.
+    """
 
     def __init__(
         self,
@@ -31,17 +37,22 @@ class ColorJitter(PixelAugmentation):
         contrast: float = 0.4,
         saturation: float = 0.4,
         hue: float = 0.5,
+        probability: float = 1.0,
     ) -> None:
         super().__init__(size=size)
         self.brightness = real("color_jitter brightness", brightness, low=0, high=1)
         self.contrast = real("color_jitter contrast", contrast, low=0, high=1)
         self.saturation = real("color_jitter saturation", saturation, low=0, high=1)
         self.hue = real("color_jitter hue", hue, low=0, high=0.5)
+        self.probability = real("color_jitter probability", probability, low=0, high=1)
 
     def transform(self, view: Tensor, generator: torch.Generator) -> Tensor:
         jittered = torch.empty_like(view, dtype=torch.bfloat16)
+        jitters = chosen(self.probability, len(view), generator)
         factors = [
-            uniform(middle - reach, middle + reach, len(view), generator)[:, None]
+            torch.where(
+                jitters, uniform(middle - reach, middle + reach, len(view), generator), middle
+            )[:, None]
             for middle, reach in (
                 (1, self.brightness),
                 (1, self.contrast),

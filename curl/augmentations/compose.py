@@ -45,6 +45,14 @@ class Compose(Augmentation):
             view = other.transform(view, generator)
         return view
 
+    def pair(
+        self, obs: FrameStacks, next_obs: FrameStacks, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        view, next_view = self.first.pair(obs, next_obs, generator)
+        for other in self.others:
+            view, next_view = (other.transform(v, generator) for v in (view, next_view))
+        return view, next_view
+
     def evaluate(self, stacks: FrameStacks) -> Tensor:
         return self.first.evaluate(stacks)
 

@@ -1,7 +1,8 @@
 """Random crop: CURL's augmentation (section 4.4): 100 x 100 -> 84 x 84, centre crop to evaluate.
 
-Differs from the reference code, whose exclusive upper bound never draws the last offset: all
-render_size - size + 1 offsets are drawn here. `last_offset: false` brings the reference's back.
+Differs from CURL's reference code, whose exclusive upper bound never draws the last offset: all
+render_size - size + 1 offsets are drawn here, as in RAD's code. `last_offset: false` brings the
+reference's back. Both draw the windows of `obs` and `next_obs` independently, and so does this.
 """
 
 from __future__ import annotations

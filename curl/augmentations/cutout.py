@@ -1,8 +1,10 @@
 """Cutout (RAD, Laskin et al. 2020, after DeVries and Taylor 2017): a random black rectangle.
 
-Differs from RAD's code, which draws one number for a rectangle's edge and its offset, so that it
-only lies on the diagonal, and whose exclusive bound never draws the longest edge: here edges and
-place are independent, and the rectangle lies anywhere within the view.
+Differs from RAD's code, which takes a rectangle's height for its distance from the top as well, and
+its width for that from the left, and whose exclusive bound never draws the longest edge. Here edges
+and place are independent, and the rectangle lies anywhere within the view. RAD covers part of every
+view, while its agent acts on views without a rectangle. Here half of the views stay whole, as
+DeVries and Taylor (section 3.2) propose for rectangles that lie within the image.
 """
 
 from __future__ import annotations
@@ -10,17 +12,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from curl.augmentations.base import PixelAugmentation, samples, whole_below
-from curl.checks import whole
+from curl.augmentations.base import PixelAugmentation, chosen, samples, whole_below
+from curl.checks import real, whole
 
 
 class Cutout(PixelAugmentation):
-    """A rectangle with edges of `min_edge` to `max_edge` pixels, black in all frames."""
+    """With `probability`, a rectangle of `min_edge` to `max_edge` pixels, black in all frames."""
 
-    def __init__(self, *, size: int = 84, min_edge: int = 10, max_edge: int = 30) -> None:
+    def __init__(
+        self, *, size: int = 84, min_edge: int = 10, max_edge: int = 30, probability: float = 0.5
+    ) -> None:
         super().__init__(size=size)
         self.min_edge = whole("cutout min_edge", min_edge)
         self.max_edge = whole("cutout max_edge", max_edge)
+        self.probability = real("cutout probability", probability, low=0, high=1)
         if self.max_edge < self.min_edge:
             raise ValueError(f"cutout max_edge {max_edge} is below min_edge {min_edge}")
         if self.max_edge > self.size:
@@ -34,9 +39,12 @@ class Cutout(PixelAugmentation):
         columns = self._span(len(view), width, generator)
         places = (samples(view)[:, None] * height + rows)[:, :, None] * width + columns[:, None]
         places = places.flatten(1)  # [B, max_edge ** 2]
-        colours = self.colours(view, generator)[:, None].expand(*places.shape, channels)
+        colours = self.colours(view, generator)[:, None]  # [B, 1, C]
         pixels = view.permute(0, 2, 3, 1).flatten(0, 2)  # the view's own memory
-        pixels.index_copy_(0, places.flatten(), colours.flatten(0, 1))
+        before = pixels.index_select(0, places.flatten()).view(*places.shape, channels)
+        covered = chosen(self.probability, len(view), generator)[:, None, None]
+        after = torch.where(covered, colours, before)
+        pixels.index_copy_(0, places.flatten(), after.flatten(0, 1))
         return view
 
     def colours(self, view: Tensor, generator: torch.Generator) -> Tensor:

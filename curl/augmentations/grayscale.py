@@ -1,8 +1,9 @@
 """Random grayscale (RAD, Laskin et al. 2020): with a probability, every pixel becomes its luma.
 
-Where it differs: RAD truncates to whole grey levels, a bfloat16 view keeps eight significant bits.
-The weights are those of ITU-R BT.601 (0.299, 0.587, 0.114) in steps of 1/512, which bfloat16 holds
-exactly and which sum to 1, so white stays white; they move a luma by 0.3 grey levels at most.
+As in RAD's code, 30 % of the samples become grey, each drawn for itself. Where it differs: RAD
+truncates to whole grey levels, a bfloat16 view keeps eight significant bits. The weights are those
+of ITU-R BT.601 (0.299, 0.587, 0.114) in steps of 1/512, which bfloat16 holds exactly and which sum
+to 1, so white stays white; they move a luma by 0.3 grey levels at most.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from curl.augmentations.base import PixelAugmentation, uniform
+from curl.augmentations.base import PixelAugmentation, chosen
 from curl.checks import real
 
 LUMA = (153 / 512, 300 / 512, 59 / 512)  # red, green, blue
@@ -27,7 +28,7 @@ class Grayscale(PixelAugmentation):
 
     def transform(self, view: Tensor, generator: torch.Generator) -> Tensor:
         batch, channels, height, width = view.shape
-        grey = uniform(0, 1, batch, generator) < self.probability
+        grey = chosen(self.probability, batch, generator)
         self._mixtures = self._mixtures.to(view.device)  # a copy once, if at all
         frames = torch.eye(channels // 3, device=view.device)
         mixtures = torch.stack([torch.kron(frames, mixture) for mixture in self._mixtures])

@@ -1,9 +1,13 @@
 """Random convolution (network randomisation, Lee et al. 2020; RAD, Laskin et al. 2020).
 
-One random 3 x 3 convolution from RGB to RGB a sample, the same for all frames of a stack. Weights
-N(0, 1), edges replicated, and a sigmoid that keeps views in [0, 1], as SODA (Hansen and Wang 2021)
-does it. RAD draws one convolution for a whole batch, from Glorot's N(0, 2 / 54), and lets its
-output be any real number; under a sigmoid those weights leave a view nearly without contrast.
+Each sample has a random 3 x 3 convolution from RGB to RGB of its own, as in RAD's code; it is the
+same for all frames of a stack. SAC acts on clean views, so a tenth of the views that it learns from
+stay clean, as Lee et al. have it; RAD convolves all of them.
+
+What else differs from RAD's code: weights N(0, 1), edges replicated, and a sigmoid that keeps views
+in [0, 1], as SODA (Hansen and Wang 2021) does it. RAD draws Glorot's N(0, 2 / 54), pads with zeros
+and lets its output be any real number, which no view of ours is; under a sigmoid those weights
+would leave a view nearly without contrast.
 """
 
 from __future__ import annotations
@@ -12,15 +16,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from curl.augmentations.base import PixelAugmentation, blocks, gathered, scaled
+from curl.augmentations.base import PixelAugmentation, blocks, chosen, gathered, scaled
+from curl.checks import real
 
 
 class RandomConv(PixelAugmentation):
-    """sigmoid(a random convolution of the view)."""
+    """sigmoid(a random convolution of the view) with `probability`, otherwise the view."""
+
+    def __init__(self, *, size: int = 84, probability: float = 0.9) -> None:
+        super().__init__(size=size)
+        self.probability = real("random_conv probability", probability, low=0, high=1)
 
     def transform(self, view: Tensor, generator: torch.Generator) -> Tensor:
         shape, device = (len(view), 3, 3, 3, 3), generator.device
-        return convolved(view, torch.randn(shape, generator=generator, device=device))
+        random = convolved(view, torch.randn(shape, generator=generator, device=device))
+        changed = chosen(self.probability, len(view), generator)[:, None, None, None]
+        return torch.where(changed, random, scaled(view))
 
 
 def convolved(view: Tensor, kernels: Tensor) -> Tensor:

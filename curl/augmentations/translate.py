@@ -1,7 +1,7 @@
 """Random translate (RAD, Laskin et al. 2020): the whole frame somewhere on a larger black canvas.
 
-Evaluation sees it in the middle. RAD puts 100 x 100 frames on 108 x 108; it draws neither the last
-row nor the last column (an exclusive bound), here all places are drawn.
+Evaluation sees it in the middle. As in RAD's code, frames of 100 x 100 lie on 108 x 108, every
+place is drawn, the last row and column included, and `obs` and `next_obs` lie at the same place.
 """
 
 from __future__ import annotations
@@ -21,13 +21,22 @@ class Translate(Augmentation):
         self.size = whole("augmentation size", size)
 
     def __call__(self, stacks: FrameStacks, generator: torch.Generator) -> Tensor:
-        places, shape = self._free(stacks) + 1, (2, len(stacks))
-        top, left = torch.randint(places, shape, generator=generator, device=generator.device)
-        return self._place(stacks, top, left)
+        return self._place(stacks, *self._corners(stacks, generator))
+
+    def pair(
+        self, obs: FrameStacks, next_obs: FrameStacks, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        top, left = self._corners(obs, generator)
+        return self._place(obs, top, left), self._place(next_obs, top, left)
 
     def evaluate(self, stacks: FrameStacks) -> Tensor:
         corner = torch.full_like(stacks.rows[:, 0], self._free(stacks) // 2)
         return self._place(stacks, corner, corner)
+
+    def _corners(self, stacks: FrameStacks, generator: torch.Generator) -> Tensor:
+        """int64 [2, B]: the first row and column of each frame on its canvas."""
+        places, shape = self._free(stacks) + 1, (2, len(stacks))
+        return torch.randint(places, shape, generator=generator, device=generator.device)
 
     def _free(self, stacks: FrameStacks) -> int:
         """Pixels of an edge of the canvas that the frame leaves free."""
