@@ -14,7 +14,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AsyncVectorEnv
 from gymnasium.wrappers import FrameStackObservation
 
 from curl.agents.base import Agent
@@ -22,6 +21,7 @@ from curl.batch import FrameStacks, stack_of
 from curl.checks import whole
 from curl.environment import display_frame, frames_per_second, make_env
 from curl.guard import Watchdog
+from curl.workers import Workers
 
 log = logging.getLogger("curl")
 
@@ -51,7 +51,7 @@ class Evaluator:
         self.episodes = whole("eval_episodes", episodes)
         self.frame_stack = whole("frame_stack", frame_stack)
         self.processes = min(whole("eval_processes", processes), episodes)
-        self._vector: AsyncVectorEnv | None = None
+        self._vector: Workers | None = None
 
     def __call__(
         self,
@@ -69,7 +69,8 @@ class Evaluator:
         Raises:
             InterruptedError: `stop`, asked before every step, said so.
             TimeoutError: an environment took longer to answer than `watchdog` allows.
-            ValueError: it returned a reward that is not finite.
+            WorkerDied: one of the processes was killed; the next evaluation starts them anew.
+            ValueError: an environment returned a reward that is not finite.
         """
         self._stop, self._watchdog = stop, watchdog
         if self.processes > 1:
@@ -79,6 +80,9 @@ class Evaluator:
             groups = [seeds[i : i + self.processes] for i in range(0, len(seeds), self.processes)]
             try:
                 return [value for group in groups for value in self._side_by_side(agent, group)]
+            except InterruptedError:
+                self.close()
+                raise
             except multiprocessing.TimeoutError:  # no TimeoutError, for all its name
                 self.close(terminate=True)
                 raise TimeoutError(watchdog.cause if watchdog else "") from None
@@ -88,7 +92,7 @@ class Evaluator:
         return self._one_by_one(agent, range(seed, seed + self.episodes), video)
 
     def close(self, *, terminate: bool = False) -> None:
-        """End the processes; `terminate`: even if they do not answer."""
+        """End the processes, `terminate`: at once. It never raises, whatever they are in."""
         if self._vector is not None:
             self._vector.close(terminate=terminate)
             self._vector = None
@@ -134,11 +138,23 @@ class Evaluator:
                 env.close()
         return returns
 
-    def _side_by_side(self, agent: Agent, seeds: range) -> list[float]:
-        if self._vector is None:  # not fork: EGL hangs under it
+    def _workers(self) -> Workers:
+        """The processes, started if they are not there yet or one of them has been killed since."""
+        if self._vector is not None and not self._vector.alive():
+            log.warning("an evaluation process has died since the last evaluation: starting anew")
+            self.close(terminate=True)
+        if self._vector is None:
             make = functools.partial(make_stacked_env, self.settings, self.frame_stack)
-            self._vector = AsyncVectorEnv([make] * self.processes, context="forkserver")
-        count, vector = self.processes, self._vector
+            self._vector = Workers([make] * self.processes)
+        return self._vector
+
+    def _side_by_side(self, agent: Agent, seeds: range) -> list[float]:
+        vector = self._workers()
+        with vector.naming_the_dead():
+            return self._roll_out(agent, seeds, vector)
+
+    def _roll_out(self, agent: Agent, seeds: range, vector: Workers) -> list[float]:
+        count = self.processes
         limit = None if self._watchdog is None else self._watchdog.timeout
         vector.reset_async(seed=[seeds[i % len(seeds)] for i in range(count)])
         frames, _ = vector.reset_wait(timeout=limit)

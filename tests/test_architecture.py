@@ -29,6 +29,7 @@ LAYERS = (
         "lock",
         "capture",
         "optimisation",
+        "workers",
     ),
     ("contrast",),
     ("agents",),
