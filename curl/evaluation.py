@@ -69,7 +69,7 @@ class Evaluator:
         Raises:
             InterruptedError: `stop`, asked before every step, said so.
             TimeoutError: an environment took longer to answer than `watchdog` allows.
-            WorkerDied: one of the processes was killed; the next evaluation starts them anew.
+            WorkerError: one of the processes was killed; the next evaluation starts them anew.
             ValueError: an environment returned a reward that is not finite.
         """
         self._stop, self._watchdog = stop, watchdog

@@ -30,7 +30,7 @@ SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}  # that ask the main p
 GRACE = 5.0  # seconds that a worker gets to close its environment before it is killed
 
 
-class WorkerDied(RuntimeError):
+class WorkerError(RuntimeError):
     """An environment's process ended without being asked to."""
 
 
@@ -52,7 +52,7 @@ class Workers(AsyncVectorEnv):
 
     @contextlib.contextmanager
     def naming_the_dead(self) -> Iterator[None]:
-        """Turn the error of a broken pipe into a `WorkerDied` that says how the process ended."""
+        """Turn the error of a broken pipe into a `WorkerError` that says how the process ended."""
         try:
             yield
         except (EOFError, ConnectionError) as error:
@@ -61,7 +61,7 @@ class Workers(AsyncVectorEnv):
                 time.sleep(0.01)  # its pipe closes a moment before the process has ended
             codes = {p.exitcode for p in self.processes if p.exitcode not in (None, 0)}
             how = ", ".join(ending(code) for code in sorted(codes)) or "its pipe closed"
-            raise WorkerDied(f"an evaluation process died ({how})") from error
+            raise WorkerError(f"an evaluation process died ({how})") from error
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """End the processes: gently, unless `terminate`, and by SIGKILL after GRACE seconds."""

@@ -19,7 +19,7 @@ from test_end_to_end import ENVIRONMENT, ROOT, SETTINGS, rows, timeless
 
 from curl.checkpoint import Checkpoints
 from curl.evaluation import Evaluator
-from curl.workers import WorkerDied, Workers
+from curl.workers import WorkerError, Workers
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # Episodes have 20 steps; an evaluation sleeps for 3 s. `sitecustomize` registers the environment in
@@ -101,7 +101,7 @@ def test_a_worker_killed_in_an_evaluation_is_named_and_replaced_at_the_next(
             kill_one(tried)
         return False
 
-    with pytest.raises(WorkerDied, match=r"an evaluation process died \(killed by SIGKILL;"):
+    with pytest.raises(WorkerError, match=r"an evaluation process died \(killed by SIGKILL;"):
         tried(Still(), seed=0, stop=kill_at_the_tenth_step)
     assert tried(Still(), seed=0) == expected
 
