@@ -21,7 +21,13 @@ from scipy import stats
 from curl.checkpoint import CheckpointError, Checkpoints, one_of_ours, read_state
 from curl.checks import whole
 from curl.cli import exits_with_one_line
-from curl.hardware import choose_device, choose_opengl, renders_in_software, seed_everything
+from curl.hardware import (
+    choose_device,
+    choose_opengl,
+    prepare_device,
+    renders_in_software,
+    seed_everything,
+)
 from train import build_agent
 
 
@@ -47,6 +53,7 @@ def evaluate_run(
     folder = run if run.is_dir() else run.parent.parent
     state = Checkpoints(run).newest_state() if run.is_dir() else read_state(run)
     device = choose_device(device_name)
+    prepare_device(device)
     backend = choose_opengl(opengl, device)
 
     from curl.environment import environment_settings, make_env

@@ -27,9 +27,11 @@ from curl.hardware import (
     choose_opengl,
     choose_precision,
     machine,
+    prepare_device,
     renders_in_software,
     seed_everything,
 )
+from curl.limits import available_cores
 from curl.status import FAILURE
 
 # what may differ when a run is resumed
@@ -77,6 +79,7 @@ def train_locked(config: dict[str, Any], stack: contextlib.ExitStack) -> int:
     if config["threads"]:
         torch.set_num_threads(config["threads"])
     device = choose_device(config["device"])
+    prepare_device(device)
     backend = choose_opengl(config["opengl"], device)
 
     from curl.checkpoint import Checkpoints
@@ -102,7 +105,11 @@ def train_locked(config: dict[str, Any], stack: contextlib.ExitStack) -> int:
         device=replay_device,
         target=device,
     )
-    used = {"machine": machine(), "opengl": backend, "shadow_size": environment["shadow_size"]}
+    used = {
+        "machine": machine(device),
+        "opengl": backend,
+        "shadow_size": environment["shadow_size"],
+    }
     save_config(folder, config, used)
     logger = Logger(folder=folder, budget=config["env_steps"], config=config, **config["logger"])
     stack.callback(logger.close)
@@ -113,7 +120,7 @@ def train_locked(config: dict[str, Any], stack: contextlib.ExitStack) -> int:
         "Ctrl-C stops with a checkpoint; the same command resumes the run.",
         *([config["about"]] if config["about"] else []),
     )
-    parallel = min(config["eval_episodes"], os.cpu_count() or 1) if device.type == "cuda" else 1
+    parallel = min(config["eval_episodes"], available_cores()) if device.type == "cuda" else 1
     processes = config["eval_processes"]
     evaluator = Evaluator(
         settings=environment,

@@ -25,7 +25,7 @@ from benchmarks.plain import PlainAgent, PlainReplay
 from benchmarks.timing import WARM_UP
 from curl.agents.sac import SAC
 from curl.augmentations.crop import Crop
-from curl.hardware import choose_precision, has_bfloat16
+from curl.hardware import choose_precision, has_bfloat16, make_current
 from curl.objectives.infonce import InfoNCE
 from curl.replay import ReplayBuffer
 
@@ -255,6 +255,7 @@ def _peak_memory(
     name: str, batch_size: int, sizes: Sizes, device: torch.device, threads: int
 ) -> dict[str, Any]:
     torch.set_num_threads(threads)
+    make_current(device)
     contender = build(name, sizes, device)
     for _ in range(2 * WARM_UP[device.type]):
         contender.update(batch_size)

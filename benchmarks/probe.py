@@ -203,7 +203,7 @@ def main() -> None:
             Console().print(f"{objective}, {augmentation}: {shown}")
             if options.json is not None:
                 settings = {"seeds": options.seeds, "updates": options.updates, "batch": BATCH}
-                settings |= {"frame": EDGE, "machine": machine()}
+                settings |= {"frame": EDGE, "machine": machine(torch.device("cpu"))}
                 options.json.write_text(json.dumps({**settings, "rows": rows}, indent=1) + "\n")
     Console().print(table(rows))
 

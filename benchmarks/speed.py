@@ -1,7 +1,8 @@
 """Ours against plain, in one process: `python -m benchmarks.speed [--quick] [--json FILE]`.
 
-Both sides take turns, so every ratio is between neighbours in time. How to read the numbers:
-benchmarks/README.md.
+Both sides take turns, so every ratio is between neighbours in time. On CUDA both keep PyTorch's
+default of TF32 for float32 convolutions, as users of plain code do (`train.py` switches it off for
+itself). How to read the numbers: benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -38,7 +39,14 @@ from benchmarks.floor import Machine, floor, measure_machine
 from benchmarks.tables import RATIOS, show
 from benchmarks.timing import Timing, interleave, ratio
 from curl.cli import exits_with_one_line
-from curl.hardware import OpenGLError, choose_device, choose_opengl, machine, renders_in_software
+from curl.hardware import (
+    OpenGLError,
+    choose_device,
+    choose_opengl,
+    machine,
+    make_current,
+    renders_in_software,
+)
 
 OTHER_SHADOWS = "plain, own shadows"
 
@@ -75,7 +83,7 @@ class Report:
         self.settings, self.say = settings, say
         self.main = headline(settings.device)
         self.names = list(dict.fromkeys(("plain", *settings.variants, self.main)))
-        about = machine()
+        about = machine(settings.device)
         self.values: dict[str, Any] = {
             "device": f"{settings.device.type}: {about['processor'] or platform.processor()}",
             "torch_version": about["torch"],
@@ -253,6 +261,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=True)
     logging.getLogger("curl").setLevel(logging.WARNING)  # one line a replay buffer is too many
     device = choose_device(arguments.device)
+    make_current(device)
     wanted = arguments.variants
     if wanted is None:
         wanted = [] if arguments.quick else list(VARIANTS)

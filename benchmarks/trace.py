@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.contenders import VARIANTS, Sizes, build, headline, variants
 from benchmarks.timing import WARM_UP
 from curl.cli import exits_with_one_line
-from curl.hardware import choose_device, machine
+from curl.hardware import choose_device, machine, make_current
 
 
 def trace(
@@ -36,7 +36,7 @@ def trace(
             torch.cuda.synchronize(device)
     key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     table = profiler.key_averages().table(sort_by=key, row_limit=20, max_name_column_width=48)
-    where = ", ".join(f"{k} {v}" for k, v in machine().items())
+    where = ", ".join(f"{k} {v}" for k, v in machine(device).items())
     return (
         f"{updates} updates with sampling, {name}, batch {batch_size}, {device} ({where})\n{table}"
     )
@@ -55,10 +55,12 @@ def main() -> int:
     def job() -> int:
         logging.getLogger("curl").setLevel(logging.WARNING)
         name = "plain" if arguments.plain else arguments.variant
+        device = choose_device(arguments.device)
+        make_current(device)
         print(
             trace(
                 name,
-                device=choose_device(arguments.device),
+                device=device,
                 batch_size=arguments.batch,
                 updates=arguments.updates,
                 sizes=Sizes(),

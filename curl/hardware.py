@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import logging
 import os
 import random
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from curl import egl
 from curl.checks import choice, whole
+from curl.limits import available_memory
+
+log = logging.getLogger("curl")
 
 OPENGL_LIBRARIES = {
     "egl": ("libEGL.so.1", "libGL.so.1"),
@@ -26,9 +29,16 @@ class OpenGLError(RuntimeError):
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device if there is one, else the CPU. `ValueError` if absent."""
+    """The device that `name` means; a CUDA device always with its number.
+
+    `auto` is the first CUDA device if there is one, else the CPU; `cuda` is the first one. A device
+    without a number would differ from the devices of its own tensors: "cuda" is not "cuda:0".
+
+    Raises:
+        ValueError: no such name, or no such device here.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):
@@ -37,9 +47,45 @@ def choose_device(name: str) -> torch.device:
         raise ValueError(f"device must be auto, cpu, cuda or cuda:<number>; got {name!r}")
     if device.type == "cuda":
         count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
+        device = torch.device("cuda", device.index or 0)
+        if device.index >= count:
             raise ValueError(f"device={name} is not here: this machine has {count} CUDA devices")
     return device
+
+
+def prepare_device(device: torch.device) -> None:
+    """Make `device` this process's own, and float32 mean float32 there; before any allocation."""
+    if device.type == "cuda":
+        make_current(device)
+        full_float32()
+
+
+def make_current(device: torch.device) -> None:
+    """Make a CUDA device PyTorch's current one; nothing on a CPU.
+
+    Tensors say where they are, but streams, events, graphs and pinned memory belong to the current
+    device, and so does whatever a library allocates without asking. With `cuda:1` they would open a
+    context on the first GPU as well, which takes some hundred megabytes of somebody else's memory.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+def full_float32() -> None:
+    """Compute float32 products on CUDA in float32, and not in TF32, in the whole process.
+
+    PyTorch's default lets cuDNN compute float32 convolutions in TF32, which keeps 10 bits of the
+    mantissa instead of 23; `precision=float32` is for those who want the paper's arithmetic. Under
+    `precision=bfloat16` the large products are bfloat16 in either case. What stays in float32 there
+    (last layers, losses, the scores of the objective) stays so for its accuracy, and is too small
+    for TF32 to save time.
+
+    These are PyTorch's older flags. Setting them sets the newer ones (`fp32_precision`) alike,
+    while the newer ones alone leave the older to contradict them, and PyTorch 2.13 then raises
+    wherever it reads the older itself, as in `torch.backends.cudnn.flags`.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -66,8 +112,8 @@ def has_bfloat16(device: torch.device) -> bool:
 def choose_opengl(name: str, device: torch.device) -> str:
     """Set `MUJOCO_GL` before anything imports MuJoCo's renderer; return the backend.
 
-    A `MUJOCO_GL` that is already set wins; `auto` tries EGL, then OSMesa. On CUDA the rendering
-    GPU follows the compute GPU. `OpenGLError` with the command that mends it if none loads.
+    A `MUJOCO_GL` that is already set wins; `auto` tries EGL, then OSMesa. On CUDA the frames are
+    drawn by the GPU that learns. `OpenGLError` with the command that mends it if none loads.
     """
     choice("opengl", name, ("auto", "egl", "osmesa", "glfw"))
     name = os.environ.get("MUJOCO_GL") or name
@@ -79,13 +125,32 @@ def choose_opengl(name: str, device: torch.device) -> str:
     for backend in wanted:
         if all(_loads(library) for library in OPENGL_LIBRARIES[backend]):
             os.environ["MUJOCO_GL"] = backend
-            if backend == "egl" and device.type == "cuda" and device.index is not None:
-                os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", str(device.index))
+            if backend == "egl" and device.type == "cuda":
+                choose_rendering_gpu(device)
             return backend
     raise OpenGLError(
         f"no headless OpenGL library was found (tried {', '.join(wanted)}); "
         f"on Debian or Ubuntu run: {OPENGL_HELP}"
     )
+
+
+def choose_rendering_gpu(device: torch.device) -> None:
+    """Set `MUJOCO_EGL_DEVICE_ID`, for this process and those it starts, to the GPU `device`.
+
+    What is set already is left alone. Where EGL cannot say which of its devices that GPU is, MuJoCo
+    takes the first one that works: right with one GPU, and worth a warning with several.
+    """
+    if "MUJOCO_EGL_DEVICE_ID" in os.environ:
+        return
+    number = egl.device_of(device.index or 0)
+    if number is not None:
+        os.environ["MUJOCO_EGL_DEVICE_ID"] = str(number)
+    elif torch.cuda.device_count() > 1:
+        log.warning(
+            "EGL does not say which of its devices is %s, so frames may be drawn on another GPU; "
+            "MUJOCO_EGL_DEVICE_ID=<number> chooses one",
+            device,
+        )
 
 
 def renders_in_software(backend: str, device: torch.device) -> bool:
@@ -105,20 +170,7 @@ def free_bytes(device: torch.device) -> int:
     """Memory that can still be allocated on `device`, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    limits = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    with contextlib.suppress(OSError, ValueError):  # Linux: counts what caches would give back
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        limits = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-    with contextlib.suppress(OSError, ValueError):  # "max" is no limit
-        limits.append(container_free_bytes(Path("/sys/fs/cgroup")))
-    return min(limits)
-
-
-def container_free_bytes(group: Path) -> int:
-    """What a control group (version 2) leaves of its limit; the file cache gives way."""
-    limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-    stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    return limit - used + int(stat.get("inactive_file", 0))
+    return available_memory()
 
 
 def seed_everything(seed: int, device: torch.device) -> torch.Generator:
@@ -129,12 +181,12 @@ def seed_everything(seed: int, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-def machine() -> dict[str, str | int]:
-    """What the run was made on, for its records."""
-    cuda = torch.cuda.is_available()
-    name = (
-        torch.cuda.get_device_name() if cuda else torch.cpu.get_capabilities().get("cpu_name", "")
-    )
+def machine(device: torch.device) -> dict[str, str | int]:
+    """What a run on `device` was made on, for its records."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = torch.cpu.get_capabilities().get("cpu_name", "")
     return {
         "python": sys.version.split()[0],
         "torch": str(torch.__version__),

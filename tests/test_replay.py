@@ -21,7 +21,8 @@ from torch import Tensor
 
 from curl import replay
 from curl.batch import FrameStacks
-from curl.hardware import container_free_bytes, free_bytes
+from curl.hardware import free_bytes
+from curl.limits import group_memory
 from curl.replay import ReplayBuffer
 
 EDGE = 8
@@ -236,10 +237,10 @@ def test_the_file_cache_of_a_container_counts_as_free(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("8000\n")
     (tmp_path / "memory.current").write_text("7000\n")
     (tmp_path / "memory.stat").write_text("anon 900\nactive_file 100\ninactive_file 6000\n")
-    assert container_free_bytes(tmp_path) == 7000
+    assert group_memory(tmp_path) == 7000
     (tmp_path / "memory.max").write_text("max\n")
     with pytest.raises(ValueError):
-        container_free_bytes(tmp_path)
+        group_memory(tmp_path)
     assert free_bytes(torch.device("cpu")) > 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from curl import networks
 from curl.agents.sac import SAC
 from curl.augmentations.crop import Crop
-from curl.capture import WARM_UP, Captured
 from curl.objectives.infonce import InfoNCE
 from curl.replay import ReplayBuffer
 
@@ -101,44 +99,3 @@ def test_the_fused_convolution_is_the_plain_one_to_the_bit(monkeypatch: pytest.M
         monkeypatch.setattr(networks, "FUSED_CONVOLUTION", False)
         assert torch.equal(fused, trunk(pixels))
     assert fused.dtype == torch.bfloat16
-
-
-class CpuRecording:
-    """Stands for a CUDA graph: runs the recorded work again on the same memory."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self.replay = work
-
-
-def test_captured_updates_are_the_same_updates(replay: ReplayBuffer) -> None:
-    """Static inputs, one recording a phase, the host keeps count: bit for bit as eager."""
-    recorded = []
-
-    def record(work: Callable[[], None], generator: torch.Generator) -> CpuRecording:
-        recorded.append(generator)
-        return CpuRecording(work)
-
-    eager, captured = make_agent(), make_agent()
-    captured._captured = Captured(
-        captured.learn, period=2, generator=captured.generator, record=record
-    )
-    assert train(eager, replay, 2 * WARM_UP + 6) == train(captured, replay, 2 * WARM_UP + 6)
-    assert len(recorded) == 2
-    for ours, theirs in zip(eager.critic.parameters(), captured.critic.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-
-
-def test_what_cannot_be_captured_runs_eagerly_and_says_so_once(
-    replay: ReplayBuffer, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(work: Callable[[], None], generator: torch.Generator) -> CpuRecording:
-        raise RuntimeError("operation not permitted when stream is capturing")
-
-    eager, captured = make_agent(), make_agent()
-    captured._captured = Captured(
-        captured.learn, period=2, generator=captured.generator, record=refuse
-    )
-    count = 2 * WARM_UP + 4
-    with caplog.at_level("WARNING", logger="curl"):
-        assert train(eager, replay, count) == train(captured, replay, count)
-    assert sum("run eagerly" in message for message in caplog.messages) == 1

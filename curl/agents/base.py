@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from curl.batch import Batch, FrameStacks, Metrics
+from curl.optimisation import load_optimizer
 
 
 class Agent(ABC):
@@ -53,8 +54,10 @@ def restore(state: Mapping[str, Any], modules: Modules, optimizers: Optimizers) 
     for kind, ours in (("modules", modules), ("optimizers", optimizers)):
         if differing := set(state[kind]) ^ set(ours):
             raise ValueError(f"{kind} differ: {', '.join(sorted(differing))}")
-        for name, part in ours.items():
-            part.load_state_dict(state[kind][name])
+    for name, module in modules.items():
+        module.load_state_dict(state["modules"][name])
+    for name, optimizer in optimizers.items():
+        load_optimizer(optimizer, state["optimizers"][name])
 
 
 @contextmanager
