@@ -32,6 +32,7 @@ from curl.hardware import (
     seed_everything,
 )
 from curl.limits import available_cores
+from curl.processor import Threads, keep_freed_memory
 from curl.status import FAILURE
 
 # what may differ when a run is resumed
@@ -76,8 +77,8 @@ def train_locked(config: dict[str, Any], stack: contextlib.ExitStack) -> int:
     """Build every part and run the trainer; `stack` closes what was opened, come what may."""
     import torch
 
-    if config["threads"]:
-        torch.set_num_threads(config["threads"])
+    keep_freed_memory()
+    threads = Threads(config["threads"])
     device = choose_device(config["device"])
     prepare_device(device)
     backend = choose_opengl(config["opengl"], device)
@@ -132,8 +133,10 @@ def train_locked(config: dict[str, Any], stack: contextlib.ExitStack) -> int:
     stack.callback(evaluator.close)
     names = ("seed", "env_steps", "batch_size", "updates_per_step", "initial_steps", "eval_every")
     names += ("checkpoint_every", "save_replay", "log_every", "video", "env_timeout")
+    threads.adapt()  # to what happened while everything was built
     trainer = Trainer(
         agent=agent,
+        threads=threads,
         env=env,
         evaluator=evaluator,
         replay=replay,

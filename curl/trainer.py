@@ -25,6 +25,7 @@ from curl.checks import flag, positive, real, whole
 from curl.evaluation import Evaluator
 from curl.guard import FiniteUpdates, RunError, StopSignal, Watchdog, Watched
 from curl.logger import Logger
+from curl.processor import Threads, give_back
 from curl.replay import ReplayBuffer
 
 log = logging.getLogger("curl")
@@ -49,6 +50,7 @@ class Trainer:
         checkpoints: Checkpoints,
         generator: torch.Generator,
         config: dict[str, Any],
+        threads: Threads,
         seed: int,
         action_repeat: int,
         env_steps: int,
@@ -69,7 +71,7 @@ class Trainer:
         assert env.action_space.shape is not None
         self.action_dim = env.action_space.shape[0]
         self.replay, self.logger, self.checkpoints = replay, logger, checkpoints
-        self.generator, self.config = generator, config
+        self.generator, self.config, self.threads = generator, config, threads
         self.seed = whole("seed", seed, at_least=0)
         self.action_repeat = action_repeat
         self.budget = whole("env_steps", env_steps)
@@ -216,11 +218,13 @@ class Trainer:
         updates = rate * float(self.updates_per_step) * bool(self.metrics)
         env_rate = rate * self.action_repeat
         rates = {"updates_per_second": updates, "env_steps_per_second": env_rate}
+        rates["threads"] = self.threads.number
         self.logger.write("train", self.env_steps, self.agent_steps, self.metrics | rates)
         self.logger.show(
             self.env_steps,
             f"{env_rate:.0f} env steps/s, {updates:.1f} updates/s, return {self.last_return:.0f}",
         )
+        self.threads.adapt()
 
     def finish(self) -> None:
         """A run that reached its budget is evaluated a last time; every run is checkpointed."""
@@ -285,10 +289,13 @@ class Trainer:
             self.generator.set_state(state["generator"])
         except (KeyError, RuntimeError, TypeError):
             log.warning("the checkpoint was made on another device: random numbers begin anew")
-        if state["segments"]:
+        has_replay = bool(state["segments"])
+        if has_replay:
             self.replay.restore(frames, state.get("replay"))
+        del state, frames
+        give_back()
         self.logger.resume(self.env_steps, wall_time, self.last_evaluation)
-        if self.in_episode and not (state["segments"] and self.replay_episode()):
+        if self.in_episode and not (has_replay and self.replay_episode()):
             self.in_episode = False  # the episode is given up; its transitions stay
         self.logger.console.print(f"resumed at {self.env_steps:,} env steps")
 

@@ -28,6 +28,7 @@ LAYERS = (
         "guard",
         "lock",
         "capture",
+        "processor",
         "optimisation",
         "workers",
     ),

@@ -28,6 +28,7 @@ from curl.environment import make_env
 from curl.evaluation import Evaluator
 from curl.guard import RunError, require_finite
 from curl.logger import Logger
+from curl.processor import Threads
 from curl.replay import ReplayBuffer
 from curl.trainer import Trainer
 
@@ -189,6 +190,7 @@ def trainer(tmp_path: Path, handlers: None) -> Iterator[Callable[..., Trainer]]:
         device, console = torch.device("cpu"), Console(quiet=True)
         loggers.append(Logger(folder=tmp_path, wandb="disabled", budget=60, console=console))
         return Trainer(
+            threads=Threads(1),
             agent=agent,
             env=make_env(**environment),
             evaluator=Evaluator(settings=environment, episodes=1, frame_stack=3, device=device),

@@ -23,6 +23,7 @@ from curl.environment import make_env
 from curl.evaluation import Evaluator
 from curl.logger import Logger
 from curl.objectives.infonce import InfoNCE
+from curl.processor import Threads
 from curl.replay import ReplayBuffer
 from curl.trainer import Trainer, as_fraction, updates_due
 
@@ -74,6 +75,7 @@ def run(folder: Path, agent: Agent, **knobs: Any) -> None:
     logger = Logger(folder=folder, wandb="disabled", budget=60, console=Console(quiet=True))
     device = torch.device("cpu")
     trainer = Trainer(
+        threads=Threads(1),
         agent=agent,
         env=make_env(**environment),
         evaluator=Evaluator(settings=environment, episodes=1, frame_stack=3, device=device),

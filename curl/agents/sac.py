@@ -143,7 +143,9 @@ class SAC(Agent):
     @torch.no_grad()
     def act(self, obs: FrameStacks, *, deterministic: bool) -> Tensor:
         with self._autocast():
-            mean, log_std = self.actor(self.trunk(self.query.evaluate(obs)))
+            features = self.trunk(self.query.evaluate(obs))
+        # The heads stay in float32: converting their weights takes longer than a few rows do.
+        mean, log_std = self.actor(features.float())
         if deterministic:
             return torch.tanh(mean)
         return squashed_gaussian(mean, log_std, self._noise(mean))[0]
