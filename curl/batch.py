@@ -1,13 +1,15 @@
 """What the replay buffer hands to an agent: frame stacks that are read only when a view asks.
 
 A frame is stored once, as uint8 [H, W, C]. A stack is a row of frame numbers; its pixels are
-gathered by the augmentation, which reads just the window it needs.
+gathered by the augmentation, which reads just the window it needs. Where the frames lie on the host
+and views are wanted on a GPU (`replay.device=cpu`), the window is gathered on the host, and nothing
+else is copied over: no whole frames, and no stacks that no view shows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 import torch
@@ -23,17 +25,24 @@ class FrameStacks:
     Args:
         frames: uint8 [N, H, W, C], the store.
         rows: int64 [B, S], which frames of the store make each stack, oldest first.
+        target: where views are wanted; None: beside the frames.
     """
 
     frames: Tensor
     rows: Tensor
+    target: torch.device | None = None
 
     def __len__(self) -> int:
         return self.rows.shape[0]
 
     def __getitem__(self, which: slice) -> FrameStacks:
         """Some of the stacks."""
-        return FrameStacks(self.frames, self.rows[which])
+        return replace(self, rows=self.rows[which])
+
+    @property
+    def device(self) -> torch.device:
+        """Where views of the stacks are."""
+        return self.target or self.frames.device
 
     @property
     def height(self) -> int:
@@ -50,35 +59,46 @@ class FrameStacks:
 
     def first_frames(self) -> FrameStacks:
         """The oldest frame of every stack, repeated: no motion is seen."""
-        return FrameStacks(self.frames, self.rows[:, :1].expand_as(self.rows))
+        return replace(self, rows=self.rows[:, :1].expand_as(self.rows))
 
     def window(self, top: Tensor, left: Tensor, size: int) -> Tensor:
         """Read a `size` x `size` window of every stack, one offset for all frames of a stack.
+
+        Offsets that a GPU has drawn are copied to frames on the host in one piece, which waits for
+        the GPU. There is hardly anything to wait for: an action has just been read from it, so the
+        update before is done, and what is left is the draw and the copy of the view before this
+        one. The window goes to the GPU from pinned memory, and nothing waits for that; PyTorch
+        reuses pinned memory only once it has been read.
 
         Args:
             top, left: int64 [B], offsets in pixels.
             size: edge of the window in pixels.
 
         Returns:
-            uint8 [B, S*C, size, size], channels-last in memory.
+            uint8 [B, S*C, size, size], channels-last in memory, on `device`.
         """
+        here = self.frames.device
+        if top.device != here:
+            top, left = torch.stack([top, left]).to(here)
+        pinned = here.type == "cpu" and self.device.type == "cuda"
         _, height, width, colours = self.frames.shape
         if size > min(height, width):
             raise ValueError(f"a window of {size} pixels does not fit frames of {height} x {width}")
         batch, depth = self.rows.shape
         # every horizontal run of `size` pixels in the store, as overlapping rows of one view
         runs = self.frames.view(-1).unfold(0, size * colours, colours)
-        y = top[:, None] + torch.arange(size, device=top.device)  # [B, size]
+        y = top[:, None] + torch.arange(size, device=here)  # [B, size]
         first = (self.rows[:, :, None] * height + y[:, None]) * width + left[:, None, None]
         pixels = runs.index_select(0, first.flatten()).view(batch, depth, size, size, colours)
-        view = torch.empty(batch, size, size, depth * colours, dtype=torch.uint8, device=top.device)
+        shape = (batch, size, size, depth * colours)
+        view = torch.empty(shape, dtype=torch.uint8, device=here, pin_memory=pinned)
         for channel in range(depth * colours):  # whole planes: 7 x faster than a permuted copy
             view[..., channel] = pixels[:, channel // colours, :, :, channel % colours]
-        return view.permute(0, 3, 1, 2)  # [B, S*C, size, size]
+        return view.permute(0, 3, 1, 2).to(self.device, non_blocking=pinned)  # [B, S*C, size, size]
 
     def centre(self, size: int) -> Tensor:
         """The central window of every stack: uint8 [B, S*C, size, size], channels-last."""
-        corner = torch.zeros(len(self), dtype=torch.int64, device=self.rows.device)
+        corner = torch.zeros(len(self), dtype=torch.int64, device=self.frames.device)
         return self.window(
             corner + (self.height - size) // 2, corner + (self.width - size) // 2, size
         )
@@ -98,10 +118,11 @@ def stack_of(frames: Tensor) -> FrameStacks:
 def join(many: Sequence[FrameStacks]) -> FrameStacks:
     """All stacks of several, one after the other; the same store is not copied."""
     if all(stacks.frames is many[0].frames for stacks in many):
-        return FrameStacks(many[0].frames, torch.cat([stacks.rows for stacks in many]))
+        return replace(many[0], rows=torch.cat([stacks.rows for stacks in many]))
     ends = accumulate((len(stacks.frames) for stacks in many), initial=0)
     rows = [stacks.rows + begin for stacks, begin in zip(many, ends, strict=False)]
-    return FrameStacks(torch.cat([stacks.frames for stacks in many]), torch.cat(rows))
+    frames = torch.cat([stacks.frames for stacks in many])
+    return FrameStacks(frames, torch.cat(rows), many[0].target)
 
 
 @dataclass(frozen=True)

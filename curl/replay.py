@@ -38,8 +38,8 @@ class ReplayBuffer:
         action_dim: A.
         frame_stack: S, frames in a stack.
         device: where everything is stored.
-        target: where batches are wanted, if not on `device`: the frames of a batch are then
-            gathered in (pinned) host memory and copied over.
+        target: where batches are wanted, if not on `device`: the windows that views show are then
+            gathered on `device` and copied over.
 
     Raises:
         ValueError: impossible sizes. MemoryError: more bytes than `device` has free.
@@ -119,13 +119,14 @@ class ReplayBuffer:
         if not self.written:
             raise ValueError("the replay buffer is empty: there is no latest frame")
         newest = torch.tensor([self.written - 1], device=self.device)
-        return self._to_target(self.stacks(newest))[0]
+        return self.stacks(newest)
 
     def stacks(self, newest: Tensor) -> FrameStacks:
-        """The stacks [B] that end at the frames numbered `newest`, int64 [B], on `device`."""
+        """The stacks [B] that end at the frames numbered `newest`, int64 [B] on `device`."""
         start = self.start[newest % self.rows]
         numbers = torch.maximum(newest[:, None] - self._back, start[:, None])  # [B, S]
-        return FrameStacks(self.frames, numbers % self.rows)
+        target = None if self.target == self.device else self.target
+        return FrameStacks(self.frames, numbers % self.rows, target)
 
     def sample(
         self, batch_size: int, generator: torch.Generator, offsets: Sequence[int] = ()
@@ -147,20 +148,14 @@ class ReplayBuffer:
         )
         after = self.arrivals[number.to(self.device) % self.capacity]  # frame number of next_obs
         row = after % self.rows
-        later = [self._later(after, offset) for offset in offsets]
-        obs, next_obs, *future = self._to_target(
-            self.stacks(after - 1), self.stacks(after), *(stacks for stacks, _, _ in later)
-        )
+        later = {offset: self._later(after, offset) for offset in offsets}
         return Batch(
-            obs,
+            self.stacks(after - 1),
             self.action[row].to(self.target),
             self.reward[row].to(self.target),
             self.terminated[row].to(self.target),
-            next_obs,
-            {
-                offset: Later(stacks, action.to(self.target), valid.to(self.target))
-                for offset, stacks, (_, action, valid) in zip(offsets, future, later, strict=True)
-            },
+            self.stacks(after),
+            later,
         )
 
     def _require_frame(self, frame: np.ndarray) -> None:
@@ -190,25 +185,14 @@ class ReplayBuffer:
         oldest_needed = max(after - self.frame_stack, self._start[after % self.rows])
         return bool(oldest_needed >= self.written - self.rows)
 
-    def _later(self, after: Tensor, offset: int) -> tuple[FrameStacks, Tensor, Tensor]:
+    def _later(self, after: Tensor, offset: int) -> Later:
         number = after - 1 + offset
         valid = number < self.written
         number = number.clamp(max=self.written - 1)
         valid &= self.start[number % self.rows] == self.start[after % self.rows]
         number = torch.where(valid, number, after)
-        return self.stacks(number), self.action[number % self.rows], valid
-
-    def _to_target(self, *many: FrameStacks) -> list[FrameStacks]:
-        if self.target == self.device:
-            return list(many)
-        moved = []
-        for stacks in many:
-            count, depth = stacks.rows.shape
-            frames = self.frames[stacks.rows.flatten()]
-            frames = frames.pin_memory() if self.device.type == "cpu" else frames
-            rows = torch.arange(count * depth, device=self.target).view(count, depth)
-            moved.append(FrameStacks(frames.to(self.target, non_blocking=True), rows))
-        return moved
+        action = self.action[number % self.rows]
+        return Later(self.stacks(number), action.to(self.target), valid.to(self.target))
 
     # -- persistence: frames are append-only, so only those since a given one need be written ----
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tape import Recordings
 from test_agent import ACTIONS, SIZE, changed, everything, make_agent, make_batch
 from torch import Tensor, nn
 
@@ -210,10 +210,6 @@ def test_a_clean_critic_sees_the_evaluation_view() -> None:
 
 
 def test_contrastive_steps_come_every_so_often_also_out_of_a_recording() -> None:
-    class Recording:
-        def __init__(self, work: Callable[[], None]) -> None:
-            self.replay = work
-
     def run(agent: SAC) -> list[bool]:
         names = [agent.update(make_batch(number)).keys() for number in range(6 * WARM_UP + 6)]
         return ["contrastive_loss" in keys for keys in names]
@@ -223,7 +219,7 @@ def test_contrastive_steps_come_every_so_often_also_out_of_a_recording() -> None
         captured.learn,
         period=6,
         generator=captured.generator,
-        record=lambda work, generator: Recording(work),
+        recorder=Recordings,
     )
     wanted = [number % 3 == 0 for number in range(6 * WARM_UP + 6)]
     assert run(eager) == run(captured) == wanted

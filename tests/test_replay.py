@@ -20,7 +20,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from curl import replay
-from curl.batch import FrameStacks
+from curl.batch import FrameStacks, join
 from curl.hardware import free_bytes
 from curl.limits import group_memory
 from curl.replay import ReplayBuffer
@@ -285,30 +285,47 @@ def test_another_device_of_the_same_kind_is_another_device() -> None:
     """As cuda:0 and cuda:1 are."""
     buffer = make_buffer(capacity=10)
     record([5], buffer)
+    assert buffer.latest().target is None
     buffer.device, buffer.target = torch.device("meta", 0), torch.device("meta", 1)
-    stacks = FrameStacks(buffer.frames, torch.tensor([[0, 1, 2]]))
-    assert buffer._to_target(stacks)[0].frames.device.type == "meta"  # copied
+    assert buffer.stacks(torch.tensor([1])).target == torch.device("meta", 1)
 
 
-def test_a_batch_for_another_device_carries_its_own_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frames are gathered on the host, stack by stack, before they are copied over."""
-    gathered: list[Tensor] = []
+def test_a_batch_for_another_device_copies_windows_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows are gathered where the frames are; whole frames stay there."""
+    copied: list[Tensor] = []
+    to = Tensor.to
 
-    def pin(frames: Tensor) -> Tensor:
-        gathered.append(frames)
-        return frames
+    def watched(tensor: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+        moved = to(tensor, *arguments, **keywords)
+        if moved.device != tensor.device:
+            copied.append(tensor)
+        return moved
 
-    monkeypatch.setattr(Tensor, "pin_memory", pin)
     elsewhere, here = make_buffer(20, target=torch.device("meta")), make_buffer(20)
     record([5] * 9, elsewhere, here)
     batch, expected = (b.sample(4, generator(), (2,)) for b in (elsewhere, here))
-    tensors = [batch.action, batch.reward, batch.terminated, batch.future[2].valid]
-    stacks = [batch.obs, batch.next_obs, batch.future[2].obs]
-    assert all(t.device.type == "meta" for t in tensors + [s.frames for s in stacks])
-    wanted = [expected.obs, expected.next_obs, expected.future[2].obs]
-    for moved, frames, local in zip(stacks, gathered, wanted, strict=True):
-        assert moved.frames.shape == frames.shape and moved.rows.shape == (4, 3)
-        assert numbers(FrameStacks(frames, torch.arange(12).view(4, 3))) == numbers(local)
+    later = batch.future[2]
+    columns = [batch.action, batch.reward, batch.terminated, later.action, later.valid]
+    assert all(tensor.device.type == "meta" for tensor in columns)
+    monkeypatch.setattr(Tensor, "to", watched)
+    top, left = torch.tensor([0, 1, 2, 0]), torch.tensor([1, 0, 0, 2])
+    pairs = [
+        (batch.obs, expected.obs),
+        (batch.next_obs, expected.next_obs),
+        (later.obs, expected.future[2].obs),
+        (elsewhere.latest(), here.latest()),
+        (batch.obs[:2].first_frames(), expected.obs[:2].first_frames()),
+        (join([batch.obs, later.obs])[2:6], join([expected.obs, expected.future[2].obs])[2:6]),
+    ]
+    for moved, local in pairs:
+        copied.clear()
+        count = len(moved)
+        view = moved.window(top[:count], left[:count], EDGE - 2)
+        wanted = local.window(top[:count], left[:count], EDGE - 2)
+        assert view.device == moved.device == torch.device("meta")
+        assert view.is_contiguous(memory_format=torch.channels_last)
+        (window,) = copied
+        assert torch.equal(window, wanted)
 
 
 # -- persistence -----------------------------------------------------------------------------------

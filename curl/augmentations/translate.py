@@ -30,7 +30,7 @@ class Translate(Augmentation):
         return self._place(obs, top, left), self._place(next_obs, top, left)
 
     def evaluate(self, stacks: FrameStacks) -> Tensor:
-        corner = torch.full_like(stacks.rows[:, 0], self._free(stacks) // 2)
+        corner = torch.full((len(stacks),), self._free(stacks) // 2, device=stacks.device)
         return self._place(stacks, corner, corner)
 
     def _corners(self, stacks: FrameStacks, generator: torch.Generator) -> Tensor:
