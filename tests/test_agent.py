@@ -200,13 +200,17 @@ def test_a_terminated_transition_is_worth_its_reward() -> None:
     assert torch.equal(y, batch.reward)
 
 
-def test_critic_loss_is_the_sum_of_both_squared_errors() -> None:
+def test_critic_loss_and_q_mean_count_both_critics() -> None:
     batch, agent = make_batch(), make_agent()
     with torch.no_grad():
         latent = agent.critic.projection(features(agent, batch))
         q1, q2 = agent.critic(latent, batch.action)
         expected = (q1 - batch.reward).square().mean() + (q2 - batch.reward).square().mean()
-    torch.testing.assert_close(critic_step(agent, batch)["critic_loss"], expected)
+        mean = (q1 + q2).mean() / 2
+    assert abs(q1.mean() - q2.mean()) > 1e-3  # the two differ
+    metrics = critic_step(agent, batch)
+    torch.testing.assert_close(metrics["critic_loss"], expected)
+    torch.testing.assert_close(metrics["q_mean"], mean)
 
 
 def test_target_entropy_is_minus_the_number_of_actions() -> None:

@@ -213,7 +213,8 @@ class SAC(Agent):
         with self._autocast():
             q1, q2 = self.critic(self.critic.projection(features), action)
         loss = F.mse_loss(q1, y) + F.mse_loss(q2, y)
-        return loss, {"critic_loss": loss.detach(), "q_mean": q1.detach().mean()}
+        q_mean = torch.cat([q1, q2]).detach().mean()
+        return loss, {"critic_loss": loss.detach(), "q_mean": q_mean}
 
     def contrastive_loss(self, features: Tensor, *views: Any) -> tuple[Tensor, Metrics]:
         """q = f_q(query view), by default the critic's own crop; k = f_k(key view), no gradient."""
