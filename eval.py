@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from curl.checkpoint import CheckpointError, Checkpoints, one_of_ours, read_state
+from curl.checkpoint import CheckpointError, Checkpoints, env_steps_of, one_of_ours, read_state
 from curl.checks import whole
 from curl.cli import exits_with_one_line
 from curl.hardware import (
@@ -26,8 +26,8 @@ from curl.hardware import (
     choose_opengl,
     prepare_device,
     renders_in_software,
-    seed_everything,
 )
+from curl.seeding import seed_everything
 from train import build_agent
 
 
@@ -62,7 +62,7 @@ def evaluate_run(
     with one_of_ours(run):
         config = state["config"]
         task = str(config["task"]["name"])
-        env_steps = int(state["counters"]["agent_steps"]) * config["task"]["action_repeat"]
+        env_steps = int(env_steps_of(state))
         environment = environment_settings(config, renders_in_software(backend, device))
         with contextlib.closing(make_env(**environment)) as env:
             action_dim = int(env.action_space.shape[0])  # pyright: ignore[reportOptionalSubscript]

@@ -29,10 +29,10 @@ from curl.hardware import (
     machine,
     prepare_device,
     renders_in_software,
-    seed_everything,
 )
 from curl.limits import available_cores
 from curl.processor import Threads, keep_freed_memory
+from curl.seeding import seed_everything
 from curl.status import FAILURE
 
 # what may differ when a run is resumed

@@ -28,8 +28,9 @@ from rich.console import Console
 from rich.table import Table
 
 from curl.agents.sac import SAC
-from curl.hardware import machine, seed_everything
+from curl.hardware import machine
 from curl.replay import ReplayBuffer
+from curl.seeding import seed_everything
 from train import build_agent
 
 CONFIGS = Path(__file__).parents[1] / "configs"

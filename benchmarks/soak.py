@@ -23,9 +23,9 @@ from rich.console import Console
 from curl.checkpoint import Checkpoints
 from curl.environment import make_env
 from curl.evaluation import Evaluator
-from curl.hardware import seed_everything
 from curl.logger import Logger
 from curl.replay import ReplayBuffer
+from curl.seeding import seed_everything
 from curl.trainer import Trainer
 from train import build_agent
 
@@ -77,7 +77,7 @@ class Sampled(Trainer):
 def soak(agent_steps: int, folder: Path, time_limit: float) -> dict[str, Any]:
     """Train for `agent_steps`, or `time_limit` seconds; the samples and what they amount to."""
     torch.set_num_threads(1)
-    gym.register("SoakDot-v0", entry_point=Dot)
+    gym.register("SoakDot-v0", entry_point=Dot, max_episode_steps=EPISODE)
     crop = {"name": "crop", "size": 18}
     agent_settings = {"name": "sac", "discount": 0.99, "hidden_dim": 8, "latent_dim": 8}
     agent_settings |= {"learning_rate": 1e-3, "alpha_learning_rate": 1e-4, "alpha_beta1": 0.5}

@@ -247,6 +247,14 @@ def read_state(path: Path, *, checksum: bool = False) -> dict[str, Any]:
     return state
 
 
+def env_steps_of(state: dict[str, Any]) -> int:
+    """Env steps of a state. Older versions did not count them: all their agent steps were equal."""
+    counters = state["counters"]
+    if "env_steps" in counters:
+        return counters["env_steps"]
+    return counters["agent_steps"] * state["config"]["task"]["action_repeat"]
+
+
 def progress(
     state: dict[str, Any], fresh: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, float], float]:

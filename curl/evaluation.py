@@ -7,7 +7,8 @@ import functools
 import logging
 import math
 import multiprocessing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from curl.batch import FrameStacks, stack_of
 from curl.checks import whole
 from curl.environment import display_frame, frames_per_second, make_env
 from curl.guard import Watchdog
+from curl.seeding import Stream, episode_seed
 from curl.workers import Workers
 
 log = logging.getLogger("curl")
@@ -31,7 +33,8 @@ class Evaluator:
 
     Args:
         settings: arguments of `make_env`.
-        episodes: how many; episode i is seeded with the given seed + i in either case.
+        episodes: how many; an episode's seed is derived from the given one and its number, so
+            that it is the same episode in either case.
         frame_stack: S.
         device: where the agent is.
         processes: 1 steps one environment here; more steps that many beside each other, in
@@ -73,8 +76,8 @@ class Evaluator:
             ValueError: an environment returned a reward that is not finite.
         """
         self._stop, self._watchdog = stop, watchdog
+        seeds = [episode_seed(seed, Stream.EVALUATION, i) for i in range(self.episodes)]
         if self.processes > 1:
-            seeds = range(seed, seed + self.episodes)
             if video is not None:
                 self._one_by_one(agent, seeds[:1], video)
             groups = [seeds[i : i + self.processes] for i in range(0, len(seeds), self.processes)]
@@ -89,7 +92,7 @@ class Evaluator:
             except BaseException:
                 self.close(terminate=True)  # whatever they are in, the next evaluation begins anew
                 raise
-        return self._one_by_one(agent, range(seed, seed + self.episodes), video)
+        return self._one_by_one(agent, seeds, video)
 
     def close(self, *, terminate: bool = False) -> None:
         """End the processes, `terminate`: at once. It never raises, whatever they are in."""
@@ -148,12 +151,12 @@ class Evaluator:
             self._vector = Workers([make] * self.processes)
         return self._vector
 
-    def _side_by_side(self, agent: Agent, seeds: range) -> list[float]:
+    def _side_by_side(self, agent: Agent, seeds: Sequence[int]) -> list[float]:
         vector = self._workers()
         with vector.naming_the_dead():
             return self._roll_out(agent, seeds, vector)
 
-    def _roll_out(self, agent: Agent, seeds: range, vector: Workers) -> list[float]:
+    def _roll_out(self, agent: Agent, seeds: Sequence[int], vector: Workers) -> list[float]:
         count = self.processes
         limit = None if self._watchdog is None else self._watchdog.timeout
         vector.reset_async(seed=[seeds[i % len(seeds)] for i in range(count)])
@@ -183,7 +186,7 @@ def make_stacked_env(settings: Mapping[str, Any], frame_stack: int) -> gym.Env[A
     return FrameStackObservation(make_env(**settings), frame_stack)
 
 
-def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: Fraction) -> None:
     """Write frames, uint8 [H, W, 3] with even H and W, as an H.264 MP4; aside, then renamed."""
     import av  # only those who write videos need its libraries
 
@@ -193,7 +196,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
         stream: Any = None
         for pixels in frames:
             if stream is None:
-                stream = container.add_stream("libx264", rate=max(1, round(fps)))
+                stream = container.add_stream("libx264", rate=fps)
                 stream.height, stream.width = pixels.shape[:2]
                 stream.pix_fmt, stream.options = "yuv420p", {"crf": "20"}
             for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):

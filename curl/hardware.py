@@ -1,18 +1,16 @@
-"""Device, precision, OpenGL backend and randomness: what depends on the machine, decided once."""
+"""Device, precision and OpenGL backend: what depends on the machine, decided once."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
 import os
-import random
 import sys
 
-import numpy as np
 import torch
 
 from curl import egl
-from curl.checks import choice, whole
+from curl.checks import choice
 from curl.limits import available_memory
 
 log = logging.getLogger("curl")
@@ -171,14 +169,6 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return available_memory()
-
-
-def seed_everything(seed: int, device: torch.device) -> torch.Generator:
-    """Seed the global generators (initialisation) and return the run's own, on `device`."""
-    random.seed(whole("seed", seed, at_least=0))
-    np.random.seed(seed % 2**32)  # noqa: NPY002  dm_control tasks may fall back on it
-    torch.manual_seed(seed)
-    return torch.Generator(device).manual_seed(seed)
 
 
 def machine(device: torch.device) -> dict[str, str | int]:

@@ -1,8 +1,9 @@
-"""The loop: act, update, step; between episodes evaluate, checkpoint, log.
+"""The loop: act, update, step; at intervals evaluate, checkpoint, log.
 
-Budgets and intervals are in env steps (the simulator's control steps); one agent step is
-`action_repeat` of them. Each episode is seeded with seed + its number, so an interrupted episode
-is taken up by replaying its actions.
+Budgets and intervals are in env steps (the simulator's control steps). One agent step is
+`action_repeat` of them, or fewer where the episode ends. An interval is over at the first agent
+step that reaches it, within an episode too, because episodes may be long. Each episode has a seed
+of its own, so an interrupted episode is taken up by replaying its actions.
 """
 
 from __future__ import annotations
@@ -20,20 +21,21 @@ import numpy as np
 import torch
 
 from curl.agents.base import Agent
-from curl.checkpoint import Checkpoints, one_of_ours, progress
+from curl.checkpoint import Checkpoints, env_steps_of, one_of_ours, progress
 from curl.checks import flag, positive, real, whole
+from curl.environment import episode_length
 from curl.evaluation import Evaluator
 from curl.guard import FiniteUpdates, RunError, StopSignal, Watchdog, Watched
 from curl.logger import Logger
 from curl.processor import Threads, give_back
 from curl.replay import ReplayBuffer
+from curl.seeding import Stream, episode_seed, random_action
 
 log = logging.getLogger("curl")
 
 HUNG = 3  # exit code
-COUNTERS = ("agent_steps", "episode", "episode_steps", "episode_return", "in_episode")
-COUNTERS += ("last_return", "last_evaluation", "next_evaluation", "next_checkpoint")
-EVALUATION_SEED = 1_000_000  # evaluation episodes differ from training episodes
+COUNTERS = ("env_steps", "agent_steps", "episode", "episode_steps", "episode_return")
+COUNTERS += ("in_episode", "last_return", "last_evaluation", "next_evaluation", "next_checkpoint")
 
 
 class Trainer:
@@ -82,9 +84,11 @@ class Trainer:
         self.checkpoint_every = whole("checkpoint_every", checkpoint_every)
         self.log_every = whole("log_every", log_every)
         self.save_replay, self.video = flag("save_replay", save_replay), flag("video", video)
-        self.agent_steps = 0
+        self.env_steps = self.agent_steps = 0
         self.episode = -1  # number of the episode under way
         self.episode_steps = 0  # agent steps into it
+        self.episode_length = 0  # env steps into it
+        self.episode_actions: list[torch.Tensor] = []  # since its reset
         self.episode_return = 0.0
         self.in_episode = False
         self.last_return = float("nan")
@@ -93,10 +97,6 @@ class Trainer:
         self.metrics: dict[str, Any] = {}  # the newest value of each
         self.updates = FiniteUpdates()
         self.evaluating = False
-
-    @property
-    def env_steps(self) -> int:
-        return self.agent_steps * self.action_repeat
 
     def counters(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in COUNTERS}
@@ -111,21 +111,22 @@ class Trainer:
         with one_of_ours(self.checkpoints.folder):
             self.resume()
         self.logger.progress.start()
-        self.mark, self.marked_steps = time.monotonic(), self.agent_steps
+        self.mark, self.marked = time.monotonic(), (self.env_steps, self.agent_steps)
         try:
             while self.env_steps < self.budget and self.stop.number is None:
+                self.at_intervals()
+                if self.stop.number is not None:
+                    break
                 if not self.in_episode:
-                    self.between_episodes()
-                    if self.stop.number is not None:
-                        break
                     self.begin_episode()
                 if self.agent_steps < self.initial_steps:
-                    action = self.random_action()
+                    action = random_action(self.seed, self.agent_steps, self.action_dim)
                 else:
                     action = self.agent.act(self.replay.latest(), deterministic=False)[0].cpu()
                     self.update()  # a GPU computes it while the environment steps
+                before = self.env_steps
                 self.step(action)
-                if self.agent_steps % max(1, self.log_every // self.action_repeat) == 0:
+                if self.env_steps // self.log_every > before // self.log_every:
                     self.log_training()
             self.finish()
         except RunError as failure:
@@ -146,6 +147,10 @@ class Trainer:
     def step(self, action: torch.Tensor) -> None:
         frame, reward, terminated, truncated = self.env.step(action.numpy())
         self.replay.add(action, reward, terminated, frame)
+        length = episode_length(self.env.env)
+        self.env_steps += length - self.episode_length
+        self.episode_length = length
+        self.episode_actions.append(action)
         self.agent_steps += 1
         self.episode_steps += 1
         self.episode_return += reward
@@ -155,23 +160,27 @@ class Trainer:
             values = {"return": self.episode_return, "length": self.episode_steps}
             self.logger.write("episode", self.env_steps, self.agent_steps, values)
 
-    def random_action(self) -> torch.Tensor:
-        source = self.generator
-        return (2 * torch.rand(self.action_dim, generator=source, device=source.device) - 1).cpu()
-
     def begin_episode(self) -> None:
         self.episode += 1
-        frame = self.env.reset(seed=self.seed + self.episode)
+        frame = self.reset()
         self.episode_steps, self.episode_return, self.in_episode = 0, 0.0, True
+        self.episode_actions = []
         self.replay.begin(frame)
+
+    def reset(self) -> np.ndarray:
+        """The first frame of the episode under way."""
+        self.episode_length = 0
+        return self.env.reset(seed=episode_seed(self.seed, Stream.TRAINING, self.episode))
 
     # -- chores ----------------------------------------------------------------------------------
 
-    def between_episodes(self) -> None:
-        self.updates.require()
+    def at_intervals(self) -> None:
+        """Evaluate and checkpoint if it is time, between episodes or within one."""
         if self.env_steps >= self.next_evaluation:
+            self.updates.require()
             self.evaluate()
         if self.env_steps >= self.next_checkpoint:
+            self.updates.require()
             self.next_checkpoint = self.env_steps - self.env_steps % self.checkpoint_every
             self.next_checkpoint += self.checkpoint_every
             if self.agent_steps:
@@ -189,7 +198,7 @@ class Trainer:
         try:
             returns = self.evaluator(
                 self.agent,
-                seed=self.seed + EVALUATION_SEED,
+                seed=self.seed,
                 video=video,
                 stop=lambda: self.stop.number is not None,
                 watchdog=self.watchdog,
@@ -212,11 +221,12 @@ class Trainer:
     def log_training(self) -> None:
         self.updates.require()
         now = time.monotonic()
-        rate = (self.agent_steps - self.marked_steps) / max(now - self.mark, 1e-9)
-        self.mark, self.marked_steps = now, self.agent_steps
+        seconds, (env_steps, agent_steps) = max(now - self.mark, 1e-9), self.marked
+        env_rate = (self.env_steps - env_steps) / seconds
+        rate = (self.agent_steps - agent_steps) / seconds
+        self.mark, self.marked = now, (self.env_steps, self.agent_steps)
         self.metrics = {name: float(value) for name, value in self.metrics.items()}
         updates = rate * float(self.updates_per_step) * bool(self.metrics)
-        env_rate = rate * self.action_repeat
         rates = {"updates_per_second": updates, "env_steps_per_second": env_rate}
         rates["threads"] = self.threads.number
         self.logger.write("train", self.env_steps, self.agent_steps, self.metrics | rates)
@@ -244,6 +254,7 @@ class Trainer:
             "counters": self.counters(),
             "metrics": {name: float(value) for name, value in self.metrics.items()},
             "replay": self.replay.counters(),
+            "episode_actions": torch.stack(self.episode_actions) if self.in_episode else None,
             "generator": self.generator.get_state(),
             "wall_time": self.logger.wall_time(),
         }
@@ -283,30 +294,39 @@ class Trainer:
             return
         state, frames = found
         self.agent.load(state["agent"])
+        state["counters"]["env_steps"] = env_steps_of(state)
         counters, self.metrics, wall_time = progress(state, self.counters())
         vars(self).update(counters)
         try:
             self.generator.set_state(state["generator"])
         except (KeyError, RuntimeError, TypeError):
             log.warning("the checkpoint was made on another device: random numbers begin anew")
-        has_replay = bool(state["segments"])
+        has_replay, actions = bool(state["segments"]), state.get("episode_actions")
         if has_replay:
             self.replay.restore(frames, state.get("replay"))
         del state, frames
         give_back()
         self.logger.resume(self.env_steps, wall_time, self.last_evaluation)
-        if self.in_episode and not (has_replay and self.replay_episode()):
+        if self.in_episode and not (has_replay and self.replay_episode(actions)):
             self.in_episode = False  # the episode is given up; its transitions stay
         self.logger.console.print(f"resumed at {self.env_steps:,} env steps")
 
-    def replay_episode(self) -> bool:
-        """Bring the environment back to where it was: the same seed, the same actions."""
-        if self.episode_steps >= min(self.replay.written, self.replay.rows):
-            return False  # not all of its actions are there
-        frame = self.env.reset(seed=self.seed + self.episode)
-        for back in range(self.episode_steps, 0, -1):
-            row = (self.replay.written - back) % self.replay.rows
-            frame = self.env.step(self.replay.action[row].cpu().numpy())[0]
+    def replay_episode(self, actions: Any) -> bool:
+        """Bring the environment back to where it was: the same seed, the same actions.
+
+        Args:
+            actions: float32 [episode_steps, A], of the episode so far. Checkpoints of older
+                versions have none.
+        """
+        shape = (self.episode_steps, self.action_dim)
+        if not isinstance(actions, torch.Tensor) or actions.shape != shape:
+            log.warning("the checkpoint lacks the actions of its episode: a new one is begun")
+            return False
+        frame = self.reset()
+        for action in actions:
+            frame = self.env.step(action.numpy())[0]
+        self.episode_length = episode_length(self.env.env)
+        self.episode_actions = list(actions)
         newest = (self.replay.written - 1) % self.replay.rows
         same = np.array_equal(frame, self.replay.frames[newest].cpu().numpy())
         if not same:

@@ -1,7 +1,7 @@
 """Environments of grey frames that fail in one way each, and one that does not (`Sound`).
 
-They fail at their tenth step, in training only (seeds below 1 000 000) unless the name says
-otherwise; an episode has 20 steps.
+They fail at their tenth step, in training only (even seeds; those of evaluations are odd) unless
+the name says otherwise; an episode has 20 steps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Sound(gym.Env[np.ndarray, np.ndarray]):
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
-        self.evaluated = seed is not None and seed >= 1_000_000
+        self.evaluated = seed is not None and seed % 2 == 1
         self.time, self.position = 0, float(self.np_random.uniform(-1, 1))
         return self.observation(), {}
 
@@ -115,4 +115,4 @@ class SlowInEvaluation(Sound):
 
 
 for kind in (Sound, *Sound.__subclasses__()):
-    gym.register(f"{kind.__name__}-v0", entry_point=kind)
+    gym.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=20)

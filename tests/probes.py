@@ -16,9 +16,9 @@ from curl.agents.sac import SAC
 from curl.augmentations.crop import Crop
 from curl.batch import stack_of
 from curl.environment import make_env
-from curl.hardware import seed_everything
 from curl.objectives.infonce import InfoNCE
 from curl.replay import ReplayBuffer
+from curl.seeding import seed_everything
 
 EDGE, BLACK, GREY, WHITE = 36, 0, 128, 255
 
@@ -100,7 +100,7 @@ class ColourTarget(Probe):
 
 
 for probe in (One, OneTruncated, Colour, Delayed, Target, ColourTarget):
-    gym.register(f"probe/{probe.__name__}-v0", probe)
+    gym.register(f"probe/{probe.__name__}-v0", probe, max_episode_steps=10)
 
 
 def frame(level: int) -> np.ndarray:

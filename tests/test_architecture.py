@@ -16,7 +16,7 @@ PROGRAMS = [path for path in (ROOT / "train.py", ROOT / "eval.py") if path.exist
 # From the bottom up. A package is one entry: its own modules may import each other.
 LAYERS = (
     ("checks", "egl", "limits", "preload"),
-    ("batch", "hardware", "registry"),
+    ("batch", "hardware", "registry", "rendering", "seeding"),
     (
         "environment",
         "replay",

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from curl import hardware
-from curl.environment import make_env, square
+from curl.environment import make_env
 from curl.hardware import OpenGLError, choose_opengl
+from curl.rendering import square
 
 CARTPOLE = "dm_control/cartpole-swingup-v0"
 CPU = torch.device("cpu")
@@ -123,7 +124,7 @@ class Wide(gym.Env):
         return np.zeros((32, 32, 3), np.uint8)
 
 
-gym.register("test/Wide-v0", Wide)
+gym.register("test/Wide-v0", Wide, max_episode_steps=100)
 
 
 @pytest.mark.parametrize(("action", "inner"), [(-1.0, -2.0), (0.0, 2.0), (0.5, 4.0), (1.0, 6.0)])

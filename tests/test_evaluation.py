@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_side_by_side_gives_the_returns_of_one_after_another() -> None:
         expected = single(Bright(), seed=5)
         assert len(set(expected)) == 3
         assert double(Bright(), seed=5) == pytest.approx(expected)
-        assert double(Bright(), seed=6)[:2] == pytest.approx(expected[1:])
+        assert not set(double(Bright(), seed=6)) & set(expected)  # no episode in common
     finally:
         double.close()
 
@@ -63,10 +64,10 @@ def test_the_video_plays_the_first_episode(tmp_path: Path) -> None:
 
 def test_a_written_video_holds_the_frames(tmp_path: Path) -> None:
     frames = [np.full((32, 48, 3), value, np.uint8) for value in (0, 80, 160, 240)]
-    write_video(tmp_path / "steps.mp4", frames, fps=10)
+    write_video(tmp_path / "steps.mp4", frames, fps=Fraction(25, 2))
     with av.open(str(tmp_path / "steps.mp4")) as container:
         means = [f.to_ndarray(format="rgb24").mean() for f in container.decode(video=0)]
-        assert container.streams.video[0].average_rate == 10
+        assert container.streams.video[0].average_rate == Fraction(25, 2)
     np.testing.assert_allclose(means, [0, 80, 160, 240], atol=6)
 
 
@@ -92,12 +93,19 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def plain_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Episode i gets the seed `seed` + 2 * i: an even one, or an odd one as evaluations have."""
+    monkeypatch.setattr(evaluation, "episode_seed", lambda seed, stream, i: seed + 2 * i)
+
+
+@pytest.fixture
 def watchdog() -> Iterator[Watchdog]:
     handler = signal.getsignal(signal.SIGUSR2)
     yield Watchdog(timeout=2, on_hang=lambda cause: os._exit(3))
     signal.signal(signal.SIGUSR2, handler)
 
 
+@pytest.mark.usefixtures("plain_seeds")
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_environment_that_hangs_is_left(watchdog: Watchdog, processes: int) -> None:
     """It hangs under seeds of evaluations; side by side its processes are ended, then made anew."""
@@ -106,13 +114,14 @@ def test_an_environment_that_hangs_is_left(watchdog: Watchdog, processes: int) -
         sound = tried(Bright(), seed=0)  # starts the processes, which takes longer than 2 s
         began = time.monotonic()
         with pytest.raises(TimeoutError, match="has not answered for 2 s"):
-            tried(Bright(), seed=1_000_000, watchdog=watchdog)
+            tried(Bright(), seed=1, watchdog=watchdog)
         assert 2 <= time.monotonic() - began < 20
         assert tried(Bright(), seed=0) == sound
     finally:
         tried.close()
 
 
+@pytest.mark.usefixtures("plain_seeds")
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("name", "error"), [("NaNInEvaluation", ValueError), ("RaisesInEvaluation", ArithmeticError)]
@@ -123,7 +132,7 @@ def test_an_environment_that_fails_is_named_and_made_anew(
     tried = failing(name, processes)
     try:
         with pytest.raises(error):
-            tried(Bright(), seed=1_000_000)
+            tried(Bright(), seed=1)
         assert len(tried(Bright(), seed=0)) == 2
     finally:
         tried.close()

@@ -1,0 +1,313 @@
+"""Frames of an environment: drawn with a chosen camera, checked, and made square.
+
+An environment that is drawn with MuJoCo (dm_control's and Gymnasium's) needs three things that
+other environments do not:
+
+- Its OpenGL context must be made current before each frame. Only one context per thread is
+  current, and the two libraries do not know of each other: without this, frames turn black once
+  another environment was drawn or closed.
+- The camera must be one of the model's. Gymnasium's default is a free camera that looks where the
+  robot happened to be at the first frame, and loses it when it walks away.
+- The shadow map takes most of a frame's time where the CPU draws.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import multiprocessing
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from shimmy import DmControlCompatibilityV0
+
+log = logging.getLogger("curl")
+
+DISPLAY_SIZE = 256  # edge of a frame for people, pixels
+
+
+class Frames(gym.ObservationWrapper[np.ndarray, Any, Any]):
+    """Observations are frames, uint8 [size, size, 3], drawn once per step.
+
+    Args:
+        name: what refusals call the environment.
+        size: edge of the frame in pixels.
+        camera: number of one of the model's cameras; None: the first one if there is one.
+        shadow_size: edge of MuJoCo's shadow map in texels; None keeps the model's own.
+
+    Raises:
+        ValueError: an unknown camera, or a camera for an environment that has none.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        *,
+        name: str,
+        size: int,
+        camera: int | None = None,
+        shadow_size: int | None = None,
+    ) -> None:
+        super().__init__(env)
+        self.name, self.size = name, size
+        self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
+        self.scene = scene_of(env)
+        self.scene.prepare(name, size, camera, shadow_size)
+        self._checked = False
+
+    def observation(self, observation: Any) -> np.ndarray:
+        return self.render()
+
+    def render(self) -> np.ndarray:
+        """The agent's frame, in memory of its own.
+
+        Raises:
+            ValueError: it is no colour image, or the first one shows nothing although MuJoCo
+                drew it.
+        """
+        pixels = square(rgb(self.name, self.scene.draw(self.size)), self.size)
+        if not self._checked:
+            self._checked = True
+            if is_one_colour(pixels):
+                self.scene.nothing_to_see(self.name, pixels)
+        return pixels
+
+    def display(self) -> np.ndarray:
+        """A frame for people, uint8 with even sides, larger where MuJoCo can draw it."""
+        pixels = rgb(self.name, self.scene.draw(DISPLAY_SIZE))
+        odd = [(0, side % 2) for side in pixels.shape[:2]]
+        return np.pad(pixels, [*odd, (0, 0)], mode="edge")  # a copy
+
+    def close(self) -> None:
+        self.scene.close()
+        super().close()
+
+
+# -- scenes: how an environment is drawn -----------------------------------------------------------
+
+
+class Scene(Protocol):
+    """Draws an environment."""
+
+    def prepare(self, name: str, size: int, camera: int | None, shadow_size: int | None) -> None:
+        """Before the first frame."""
+
+    def draw(self, size: int) -> Any:
+        """A frame of about `size` x `size` pixels, as the environment gives it."""
+
+    def nothing_to_see(self, name: str, pixels: np.ndarray) -> None:
+        """Warn of or refuse a first frame of one colour."""
+
+    def close(self) -> None:
+        """Give back what was opened, before the environment is closed."""
+
+
+class OtherScene:
+    """An environment that draws itself."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        self.env = env
+
+    def prepare(self, name: str, size: int, camera: int | None, shadow_size: int | None) -> None:
+        if camera is not None:
+            raise ValueError(
+                f"task.camera={camera}: {name} has no cameras to choose from; "
+                "leave task.camera out (null)"
+            )
+
+    def draw(self, size: int) -> Any:
+        return self.env.render()
+
+    def nothing_to_see(self, name: str, pixels: np.ndarray) -> None:
+        if multiprocessing.parent_process() is None:  # once, not in each evaluation process
+            warn_of_one_colour(name, tuple(pixels[0, 0].tolist()))
+
+    def close(self) -> None:
+        pass
+
+
+class MujocoScene:
+    """What both ways of drawing with MuJoCo share."""
+
+    name = ""
+
+    def __init__(self, env: gym.Env[Any, Any], model: Any) -> None:
+        self.env, self.model = env, model
+
+    def choose(self, camera: int | None, own: int | str | None) -> int | str:
+        """The number of a camera, or its name, or -1 for the free camera.
+
+        Args:
+            camera: of the task; None: the environment's own, else the first one, if there is one.
+            own: the camera that the environment chose for itself.
+        """
+        names = [self.model.camera(i).name or "unnamed" for i in range(self.model.ncam)]
+        if camera is None:
+            return own if own is not None else 0 if names else -1
+        if not 0 <= camera < len(names):
+            there = ", ".join(f"{number} ({text})" for number, text in enumerate(names))
+            raise ValueError(
+                f"task.camera={camera}: {self.name} has "
+                + (f"the cameras {there}" if names else "no cameras; leave task.camera out (null)")
+            )
+        return camera
+
+    def nothing_to_see(self, name: str, pixels: np.ndarray) -> None:
+        raise ValueError(
+            f"{name} is drawn in one colour, {pixels[0, 0].tolist()}: OpenGL does not work here, "
+            "or the camera sees nothing; try another opengl (egl, osmesa) or task.camera"
+        )
+
+
+class DmControlScene(MujocoScene):
+    """dm_control's environments, through Shimmy."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        self.bare: Any = env.unwrapped
+        super().__init__(env, self.bare.physics.model.ptr)
+
+    def prepare(self, name: str, size: int, camera: int | None, shadow_size: int | None) -> None:
+        self.name, keywords = name, dict(self.bare.render_kwargs)
+        keywords["camera_id"] = self.choose(camera, keywords.get("camera_id"))
+        self.bare.render_kwargs = keywords | {"width": size, "height": size}
+        if shadow_size is not None:
+            self.model.vis.quality.shadowsize = shadow_size
+
+    def draw(self, size: int) -> Any:
+        self._make_current()
+        keywords = self.bare.render_kwargs
+        if size == keywords["width"]:
+            return self.env.render()
+        return self.bare.physics.render(**keywords | {"width": size, "height": size})
+
+    def close(self) -> None:
+        self._make_current()
+
+    def _make_current(self) -> None:
+        """Even if dm_control believes that it is: it knows of its own contexts alone."""
+        context = self.bare.physics.contexts.gl
+        with context.make_current() as thread:
+            thread.call(context._platform_make_current)
+
+
+class GymnasiumMujocoScene(MujocoScene):
+    """Gymnasium's MuJoCo environments, and others that use its renderer."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        self.renderer: Any = env.unwrapped.mujoco_renderer  # pyright: ignore
+        super().__init__(env, self.renderer.model)
+
+    def prepare(self, name: str, size: int, camera: int | None, shadow_size: int | None) -> None:
+        self.name, renderer = name, self.renderer
+        chosen = renderer.camera_id != -1 or getattr(self.env.spec, "kwargs", {}).get("camera_id")
+        renderer.camera_id = self.choose(camera, renderer.camera_id if chosen else None)
+        renderer.width = renderer.height = size
+        buffer = self.model.vis.global_
+        buffer.offwidth = max(buffer.offwidth, size, DISPLAY_SIZE)
+        buffer.offheight = max(buffer.offheight, size, DISPLAY_SIZE)
+        if shadow_size is not None:
+            self.model.vis.quality.shadowsize = shadow_size
+        renderer.render("rgb_array")  # opens the viewer
+        self._place_free_camera()
+
+    def draw(self, size: int) -> Any:
+        viewer = self.renderer.viewer
+        viewer.make_context_current()
+        viewer.viewport.width = viewer.viewport.height = size
+        return self.env.render()
+
+    def close(self) -> None:
+        """Free each viewer in its own context.
+
+        Left to the garbage collector, MuJoCo would delete textures by number in whatever context
+        is current then; and Gymnasium's close ends GLFW for all other environments too.
+        """
+        viewers = self.renderer._viewers
+        while viewers:
+            _, viewer = viewers.popitem()
+            viewer.make_context_current()
+            viewer.con.free()
+            viewer.free()
+
+    def _place_free_camera(self) -> None:
+        """As Gymnasium does it, but looking at the model's initial pose.
+
+        Gymnasium looks where the robot is when the first frame is drawn, which differs from one
+        instance to the next.
+        """
+        import mujoco
+
+        simulator: Any = mujoco  # it has no types
+        initial = simulator.MjData(self.model)
+        simulator.mj_forward(self.model, initial)
+        self.renderer.viewer.cam.lookat[:] = np.median(initial.geom_xpos, axis=0)
+        self.renderer._set_cam_config()
+
+
+def scene_of(env: gym.Env[Any, Any]) -> Scene:
+    """How `env` is drawn."""
+    if isinstance(env.unwrapped, DmControlCompatibilityV0):
+        return DmControlScene(env)
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is not None:
+        from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+
+        if isinstance(renderer, MujocoRenderer):
+            return GymnasiumMujocoScene(env)
+    return OtherScene(env)
+
+
+# -- frames ----------------------------------------------------------------------------------------
+
+
+def rgb(name: str, pixels: Any) -> np.ndarray:
+    """A frame as uint8 [H, W, 3].
+
+    Greyscale frames, uint8 [H, W] or [H, W, 1], become three equal channels. The alpha channel of
+    RGBA frames, uint8 [H, W, 4], is dropped. Floats are refused: from one frame nobody can tell
+    whether they reach 1 or 255.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.size:
+        shaped = pixels[..., None] if pixels.ndim == 2 else pixels
+        if shaped.ndim == 3 and shaped.shape[2] in (1, 3, 4):
+            return shaped.repeat(3, axis=2) if shaped.shape[2] == 1 else shaped[..., :3]
+    found = type(pixels).__name__ if pixels is not None else "None"
+    if isinstance(pixels, np.ndarray):
+        found = f"{pixels.dtype} {list(pixels.shape)}"
+    raise ValueError(
+        f"{name} renders {found}; frames must be uint8 [height, width, 3] "
+        "(RGBA and greyscale uint8 are converted)"
+    )
+
+
+def square(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Area-resample `pixels` [H, W, 3] to uint8 [size, size, 3]: contiguous and always a copy.
+
+    An environment may draw every frame into the same memory.
+    """
+    if pixels.shape[:2] == (size, size):
+        return np.array(pixels, order="C")  # Shimmy's frames have negative strides
+    image = torch.as_tensor(np.array(pixels, order="C")).permute(2, 0, 1)[None].float()
+    image = torch.nn.functional.interpolate(image, size=(size, size), mode="area")
+    return image[0].round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def is_one_colour(pixels: np.ndarray) -> bool:
+    """Whether all pixels [H, W, 3] of a frame are equal."""
+    return bool((pixels == pixels[0, 0]).all())
+
+
+@functools.cache
+def warn_of_one_colour(name: str, colour: tuple[int, ...]) -> None:
+    """Once per environment: an evaluation makes its own instance each time."""
+    log.warning(
+        "the first frame of %s has one colour, %s: if it should show something, its rendering "
+        "does not work here (no display, no OpenGL, or a wrong argument in task.kwargs)",
+        name,
+        list(colour),
+    )
