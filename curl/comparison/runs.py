@@ -29,7 +29,10 @@ class Run:
     Attributes:
         name: the folder without the machine's part of the path, as reports call it.
         config: nested plain values, as train.py saved them.
-        steps: int64 [E], env steps of its evaluations, ascending.
+        steps: int64 [E], env steps at which its evaluations were due, ascending. An evaluation
+            is made at the first agent step that reaches its interval, so it may be up to
+            `action_repeat` - 1 env steps late; episodes of uneven lengths make that differ
+            between runs that are to be compared.
         returns: float64 [E], mean undiscounted return of each evaluation.
         episodes: int64 [E], episodes of each evaluation.
         env_steps: of the last row of any kind; 0 before the first.
@@ -52,13 +55,12 @@ class Run:
 
     @property
     def budget(self) -> int:
-        """Env steps at which it ends, whole agent steps."""
-        steps = whole(f"env_steps of {self.name}", self.setting("env_steps"))
-        return -(-steps // self.action_repeat) * self.action_repeat
+        """Env steps at which it ends, or a few more: its last agent step is a whole one."""
+        return whole(f"env_steps of {self.name}", self.setting("env_steps"))
 
     @property
     def reached(self) -> int:
-        """Env steps of its last evaluation; -1 before the first."""
+        """Env steps at which its last evaluation was due; -1 before the first."""
         return int(self.steps[-1]) if len(self.steps) else -1
 
     def setting(self, key: str) -> Any:
@@ -135,6 +137,7 @@ def read_run(folder: Path, name: str) -> Run:
     if not isinstance(config, Mapping):
         raise ValueError(f"{name}/{CONFIG} holds no settings")
     found, env_steps = _read_metrics(folder / METRICS, name)
+    found = {due(step, config): returns for step, returns in found.items()}
     steps = sorted(found)
     returns = np.array([np.mean(found[step]) for step in steps], dtype=np.float64)
     if not np.isfinite(returns).all():
@@ -150,6 +153,23 @@ def read_run(folder: Path, name: str) -> Run:
         episodes=np.array([len(found[step]) for step in steps], dtype=np.int64),
         env_steps=env_steps,
     )
+
+
+def due(step: int, config: Mapping[str, Any]) -> int:
+    """The env step at which an evaluation that was made at `step` was due.
+
+    That is the budget, or else the last multiple of `eval_every`, if the agent step that ended at
+    `step` reached it. Where it reached neither (they were changed on resuming), it is `step`.
+    """
+    task = config.get("task")
+    repeat = task.get("action_repeat") if isinstance(task, Mapping) else None
+    every, budget = config.get("eval_every"), config.get("env_steps")
+    if type(repeat) is int and repeat > 0:
+        if type(budget) is int and 0 <= step - budget < repeat:
+            return budget
+        if type(every) is int and every > 0 and step % every < repeat:
+            return step - step % every
+    return step
 
 
 def _read_metrics(path: Path, name: str) -> tuple[dict[int, list[float]], int]:
