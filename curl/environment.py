@@ -164,8 +164,14 @@ def _make(
     if max_episode_steps is not None:
         whole("task.max_episode_steps", max_episode_steps)
     try:
+        # Gymnasium's own checker warns of observations, which are not used here, and of frames,
+        # actions and rewards, which are checked below.
         return gym.make(
-            env_id, max_episode_steps=max_episode_steps, render_mode="rgb_array", **kwargs
+            env_id,
+            max_episode_steps=max_episode_steps,
+            disable_env_checker=True,
+            render_mode="rgb_array",
+            **kwargs,
         )
     except gym.error.DependencyNotInstalled as error:
         raise ValueError(f"{env_id} needs a package that is not installed: {error}") from error
