@@ -1,0 +1,436 @@
+"""What README.md, benchmarks/README.md and docs/ say: every command runs, every path is in git.
+
+Each command that they name is run at a small size in a copy of the project, or it is on a list of
+exceptions with its reason. A new command that is on neither list fails. Commands stand in fenced
+blocks without a language (or sh, bash, console), one per line, and in inline code.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from curl.hardware import OpenGLError, choose_opengl
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "benchmarks/README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+COPIED = shlex.split(
+    "train.py eval.py Makefile README.md pyproject.toml constraints.txt docker-entrypoint "
+    "curl configs benchmarks tests results .ci"
+)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SHELL = ("", "sh", "bash", "console")
+PROGRAMS = ("python", "make", "pip", "docker", "source", "mkdir", "git", "sh", "wandb")
+
+TINY = tuple(
+    shlex.split(
+        "task.action_repeat=50 env_steps=2000 initial_steps=20 eval_every=1000 eval_episodes=1 "
+        "checkpoint_every=1000 log_every=50 batch_size=8 agent.hidden_dim=16 threads=1 "
+        "render_size=40 augmentation.query.size=36 augmentation.key.size=36 "
+        "replay.capacity=60 device=cpu"
+    )
+)
+
+FIRST = "python train.py task=walker_walk seed=3"
+"""This command makes the run that others evaluate, compare and watch."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run the command with `extra` arguments; `fast` is the representative of its kind."""
+
+    extra: tuple[str, ...] = ()
+    fast: bool = False
+    needs: str = ""  # a module, without which the command is skipped
+    watches: bool = False  # runs until Ctrl-C
+
+
+@dataclass(frozen=True)
+class Exempt:
+    """Not run, for this reason; `test_exempt_commands_*` check what can be checked."""
+
+    reason: str
+
+
+# The first pattern that a command begins with says what becomes of it.
+RULES: list[tuple[str, Run | Exempt]] = [
+    (r"python train\.py -m .*launcher=ray", Exempt("needs Ray; tests/test_sweep.py runs it")),
+    (r"python train\.py -m .*launcher=submitit", Exempt("needs SLURM; see tests/test_sweep.py")),
+    (
+        r"python train\.py -m .*launcher=joblib",
+        Run(TINY, needs="hydra_plugins.hydra_joblib_launcher"),
+    ),
+    (r"python train\.py -m ", Run(TINY)),
+    (rf"{re.escape(FIRST)}$", Run(TINY, fast=True)),
+    (r"python train\.py", Run(TINY)),
+    (r"python eval\.py compare results/", Run(fast=True)),
+    (r"python eval\.py compare .*--at", Run(("--at", "2000"))),
+    (r"python eval\.py compare", Run(fast=True)),
+    (r"python eval\.py .*--video", Run(("--episodes", "1"), fast=True)),
+    (r"python eval\.py", Run(("--episodes", "1"))),
+    (r"python -m curl\.status .*--watch", Run(watches=True, fast=True)),
+    (r"python -m curl\.status", Run(fast=True)),
+    (r"python -m curl\.views", Run(("--views", "1"), fast=True)),
+    (r"python -m benchmarks\..*--device cuda", Exempt("needs a GPU")),
+    (r"python -m benchmarks\.speed", Run(("--quick", "--batch", "4"))),
+    (r"python -m benchmarks\.trace", Run(("--batch", "4", "--updates", "2"))),
+    (r"python -m benchmarks\.augmentations", Run(("--batch", "4", "--seconds", "0.01"))),
+    (r"python -m benchmarks\.soak", Run(("--agent-steps", "1100"))),
+    (
+        r"python -m benchmarks\.probe",
+        Run(("--objectives", "infonce", "--augmentations", "crop", "--seeds", "0", "--updates=4")),
+    ),
+    (r"make help$", Run(fast=True)),
+    (r"make ", Exempt("would install the project; `make -n` shows what it would do")),
+    (r"pip install -e", Exempt("needs a package index; the extras are looked up in pyproject")),
+    (r"docker (build|run|stop)\b", Exempt("needs Docker; checked against docker-entrypoint")),
+    (r"(source|mkdir) ", Exempt("the shell's own")),
+]
+
+
+@dataclass(frozen=True)
+class Command:
+    document: str
+    text: str
+
+    @property
+    def rule(self) -> Run | Exempt | None:
+        return next((rule for pattern, rule in RULES if re.match(pattern, self.text)), None)
+
+
+def without_optional(line: str) -> str:
+    """`trace [--plain] [--batch 128]` is written for `trace`."""
+    return re.sub(r"\s+\[[^\]]*\]", "", line)
+
+
+def found() -> Iterator[Command]:
+    for document in DOCUMENTS:
+        text, name = document.read_text(encoding="utf-8"), str(document.relative_to(ROOT))
+        for language, body in FENCE.findall(text):
+            for line in body.replace("\\\n", " ").splitlines() if language in SHELL else ():
+                words = shlex.split(without_optional(line.removeprefix("$ ")), comments=True)
+                if words:
+                    yield Command(name, shlex.join(words))
+        for code in re.findall(r"`([^`\n]+)`", FENCE.sub("", text)):
+            words = code.split()
+            if words[0] in PROGRAMS and len(words) > 1:
+                yield Command(name, shlex.join(shlex.split(without_optional(code))))
+
+
+IN_A_CONTAINER = {
+    "train": "python train.py",
+    "eval": "python eval.py",
+    "compare": "python eval.py compare",
+    "status": "python -m curl.status",
+}
+
+
+def contained(command: str) -> str:
+    """What `docker run ... curl COMMAND ...` starts, as it is written without a container."""
+    match = re.search(rf" curl ({'|'.join(IN_A_CONTAINER)})\b(.*)", command)
+    assert match, f"no command of docker-entrypoint in {command!r}"
+    return IN_A_CONTAINER[match[1]] + match[2]
+
+
+COMMANDS = sorted(set(found()), key=lambda command: (command.document, command.text))
+CONTAINED = [
+    Command("a container", contained(command.text))
+    for command in COMMANDS
+    if command.text.startswith("docker run")
+]
+
+
+def to_run() -> dict[str, Run]:
+    """Commands to run. What differs only in sizes or in the file to write is run once."""
+    once = {}
+    for command in [*COMMANDS, *CONTAINED]:
+        if isinstance(command.rule, Run):
+            once[re.sub(r" --(json|batch) \S+", "", command.text)] = command
+    return {c.text: c.rule for c in once.values() if isinstance(c.rule, Run)}
+
+
+def smaller(text: str) -> str:
+    """Lists of more than two values are cut to two: `seed=1,2,3` is `seed=1,2`."""
+    return re.sub(r"=(\w+,\w+)(,\w+)+", r"=\1", text)
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    try:
+        backend = choose_opengl("auto", torch.device("cpu"))
+    except OpenGLError as error:
+        pytest.skip(str(error))
+    return os.environ | {
+        "MUJOCO_GL": backend,
+        "CUDA_VISIBLE_DEVICES": "",
+        "WANDB_MODE": "disabled",
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "200",
+    }
+
+
+def start(
+    command: str, folder: Path, environment: dict[str, str], stdout: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
+    program, *words = shlex.split(command)
+    if program == "python":
+        program = sys.executable
+    return subprocess.Popen(
+        [program, *words],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": str(folder)},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def watched(command: str, folder: Path, environment: dict[str, str]) -> str:
+    """What a command that runs until Ctrl-C shows in a terminal; its exit code must be 0."""
+    mine, its = pty.openpty()
+    try:
+        process = start(command, folder, environment, stdout=its)
+        shown = b""
+        while b"seed_" not in shown and select.select([mine], [], [], 120)[0]:
+            shown += os.read(mine, 4096)
+        process.send_signal(signal.SIGINT)
+        finish(process)
+    finally:
+        os.close(mine)
+        os.close(its)
+    return shown.decode(errors="replace")
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Standard output of a command that must succeed."""
+    try:
+        out, err = process.communicate(timeout=600)
+    finally:
+        process.kill()
+    assert process.returncode == 0, f"exit code {process.returncode}\n{out}\n{err}"
+    assert "Traceback" not in err
+    return out
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
+    """A copy of the project with the README's additions and the runs that its commands read."""
+    folder = tmp_path_factory.mktemp("readme") / "project"
+    for name in COPIED:
+        source, target = ROOT / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, target)
+    for name, text in examples().items():
+        assert not (folder / name).exists(), f"{name} exists already; take another example"
+        (folder / name).write_text(text, encoding="utf-8")
+    finish(start(f"{FIRST} {shlex.join(TINY)}", folder, environment))
+    return folder
+
+
+def examples() -> dict[str, str]:
+    """Files that README.md shows whole; their first lines say where they belong."""
+    files = {}
+    for language, body in FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8")):
+        if language in ("python", "yaml"):
+            match = re.search(r"# ((?:curl|configs)/[\w/]+\.(?:py|yaml))$", body, re.MULTILINE)
+            assert match, f"say in a comment which file this is:\n{body}"
+            files[match[1]] = body
+    return files
+
+
+def parameters() -> list[object]:
+    slow = pytest.mark.slow
+    return [pytest.param(t, r, marks=() if r.fast else slow, id=t) for t, r in to_run().items()]
+
+
+def test_every_command_is_run_or_exempt() -> None:
+    assert len(COMMANDS) > 20, "the commands are no longer found"
+    unknown = [f"{c.document}: {c.text}" for c in [*COMMANDS, *CONTAINED] if c.rule is None]
+    assert not unknown, f"say in RULES what becomes of {unknown}"
+
+
+def test_every_rule_is_used() -> None:
+    texts = [command.text for command in [*COMMANDS, *CONTAINED]]
+    unused = [pattern for pattern, _ in RULES if not any(re.match(pattern, t) for t in texts)]
+    assert set(unused) <= {r"make help$", r"python -m curl\.status"}
+
+
+@pytest.mark.parametrize(("text", "rule"), parameters())
+def test_command(
+    text: str, rule: Run, project: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    if rule.needs:
+        pytest.importorskip(rule.needs)
+    folder = tmp_path / "project"
+    shutil.copytree(project, folder)
+    (run,) = (folder / "runs").glob("*/*/seed_*")
+    if text == FIRST:
+        assert '"evaluation"' in (run / "metrics.jsonl").read_text()
+        return
+    for name in re.findall(r"runs/\S+/seed_\d", text):  # under the name that the command gives it
+        if not (folder / name).exists():
+            shutil.copytree(run, folder / name)
+    if text.startswith("python train.py"):
+        shutil.rmtree(folder / "runs")
+    command = f"{smaller(text)} {shlex.join(rule.extra)}"
+    if rule.watches:
+        assert "seed_" in watched(command, folder, environment)
+        return
+    out = finish(start(command, folder, environment))
+    if text.startswith("python train.py"):
+        metrics = [path.read_text() for path in folder.glob("runs/**/metrics.jsonl")]
+        assert metrics
+        assert all('"evaluation"' in rows for rows in metrics)
+    else:
+        assert out.strip()
+
+
+@pytest.mark.slow
+def test_the_contract_tests_pick_the_examples_up(
+    project: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(project, folder)
+    names = {Path(name).stem for name in examples() if name.startswith("configs/")}
+    out = finish(
+        start(f"python -m pytest tests -k {shlex.quote(' or '.join(names))}", folder, environment)
+    )
+    counted = re.search(r"(\d+) passed", out)
+    assert counted
+    assert int(counted[1]) > 20, out
+
+
+def test_exempt_make_commands_do_what_they_say() -> None:
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    wanted = {
+        "train": ["train.py experiment=quickstart"],
+        "test": ["-m pytest"],
+        "test-all": ['-m pytest -m ""'],
+        "lint": ["ruff check", "pyright"],
+        "benchmark": ["-m benchmarks.speed"],
+        "setup": [".ci/opengl"],
+    }
+    for command in COMMANDS:
+        words = shlex.split(command.text)
+        if words[0] != "make" or words[1] == "help":
+            continue
+        done = subprocess.run(
+            ["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert words[1] in wanted, f"say what {command.text} does"
+        for text in wanted[words[1]]:
+            assert text in done.stdout
+        for word in words[2:]:
+            name, value = word.split("=", 1)
+            if name == "ARGS":
+                assert value in done.stdout
+
+
+def test_exempt_installations_name_extras_that_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    known = set(extras["optional-dependencies"])
+    for command in COMMANDS:
+        if command.text.startswith("pip install"):
+            assert "-c constraints.txt" in command.text
+            for names in re.findall(r"\.\[([\w,]+)\]", command.text):
+                assert set(names.split(",")) <= known
+
+
+def test_exempt_container_commands_are_known_to_the_entry_point() -> None:
+    script = (ROOT / "docker-entrypoint").read_text()
+    for name in IN_A_CONTAINER:
+        assert re.search(rf"^ +(\w+ \| )*{name}( \| \w+)*\)", script, re.MULTILINE), name
+    assert CONTAINED, "the commands are no longer found"
+    arguments = set(re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+    for document in DOCUMENTS:
+        assert set(re.findall(r"--build-arg (\w+)=", document.read_text())) <= arguments
+
+
+# Paths that stand for a file which a reader would make.
+PLACEHOLDERS = {"curl/agents/iql.py", "configs/agent/iql.yaml", "configs/task/name.yaml"}
+FOLDERS = "results|configs|tests|curl|benchmarks|docs|examples|shifts"
+PATH = re.compile(rf"(?<![\w/.<-])((?:{FOLDERS}|\.ci)/[\w./-]*[\w/])")
+
+
+@pytest.fixture(scope="module")
+def tracked() -> set[str]:
+    """Files in git, and their folders."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("needs a git checkout")
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    files = [Path(os.fsdecode(name)) for name in done.stdout.split(b"\0") if name]
+    return {str(path) for file in files for path in (file, *file.parents)}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_path_that_is_named_is_in_git(document: Path, tracked: set[str]) -> None:
+    text = document.read_text(encoding="utf-8")
+    named = {match.rstrip("/") for match in PATH.findall(text)}
+    named -= {name.rstrip("/") for name in PLACEHOLDERS} | set(examples())
+    outputs = re.findall(r"--(?:out|json) (\S+)", text)
+    here = document.parent.relative_to(ROOT)
+    links = re.findall(r"\]\(([^)\s#]+)[^)]*\)", FENCE.sub("", text))
+    named |= {os.path.normpath(here / link) for link in links if "://" not in link}
+    bare = re.findall(r"`([\w-]+\.(?:py|toml|txt|md))`", text)
+    named |= {name for name in bare if str(here / name) not in tracked}
+    missing = sorted(named - tracked - set(outputs))
+    assert not missing, f"{document.name} names what git does not hold: {missing}"
+
+
+# Kept out of git below results/: what is large, and wandb's files, which name machine and user.
+LARGE = ("checkpoints", "videos", "wandb")
+
+
+def ignored(path: str) -> bool:
+    command = ["git", "check-ignore", "-q", "--no-index", path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize("folder", ["runs", "outputs", "multirun", "build", "dist", "wandb_study"])
+@pytest.mark.parametrize("file", ["config.yaml", "metrics.jsonl", "curves.png", "a.mp4", "w.pt"])
+def test_git_swallows_no_results(folder: str, file: str, tracked: set[str]) -> None:
+    for path in (f"results/{folder}/{file}", f"results/study/{folder}/seed_1/{file}"):
+        assert not ignored(path), path
+
+
+def test_git_keeps_out_what_is_large(tracked: set[str]) -> None:
+    for folder in ("runs", "outputs", "multirun", "wandb", "build", "dist"):
+        assert ignored(f"{folder}/anything")
+    for folder in LARGE:
+        assert ignored(f"results/study/runs/seed_1/{folder}/file")
+        assert not ignored(f"curl/{folder}/__init__.py")
+    large = [name for name in tracked if Path(name).suffix in (".pt", ".mp4", ".wandb")]
+    large += [name for name in tracked if (ROOT / name).is_file() and size(name) > 1_000_000]
+    assert not large
+
+
+def size(name: str) -> int:
+    return (ROOT / name).stat().st_size
+
+
+def test_nothing_below_results_is_hidden_from_git(tracked: set[str]) -> None:
+    command = ["git", "status", "--porcelain", "--ignored", "-z", "--", "results"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    hidden = [line[3:] for line in done.stdout.split("\0") if line.startswith("!!")]
+    assert [path for path in hidden if not set(Path(path).parts) & set(LARGE)] == []
