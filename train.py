@@ -19,8 +19,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from curl import agents, augmentations, objectives, sweep
-from curl.checks import choice, whole
+from curl import sweep
+from curl.build import build_agent, checked
 from curl.cli import exits_with_one_line, fail_on_unknown_keys
 from curl.hardware import (
     choose_device,
@@ -32,21 +32,18 @@ from curl.hardware import (
 )
 from curl.limits import available_cores
 from curl.processor import Threads, keep_freed_memory
+from curl.schema import USED, differences
 from curl.seeding import seed_everything
 from curl.status import FAILURE
-
-# what may differ when a run is resumed
-RESUMABLE = ("env_steps", "eval_every", "eval_episodes", "eval_processes", "checkpoint_every")
-RESUMABLE += ("save_replay", "log_every", "video", "env_timeout", "logger", "run_dir")
-RESUMABLE += ("threads", "device", "opengl", "about")
 
 
 def train(config: dict[str, Any]) -> int:
     """One run from a plain configuration; returns the process's exit code."""
     from curl.lock import locked
 
-    require_shape(config)
+    config = checked(config)
     folder = Path(config["run_dir"])
+    refuse_another_run(folder, config)
     with locked(folder), contextlib.ExitStack() as stack:
         failure = folder / FAILURE
         failure.unlink(missing_ok=True)
@@ -56,21 +53,6 @@ def train(config: dict[str, Any]) -> int:
             with contextlib.suppress(OSError):
                 failure.write_text(f"{error}\n")
             raise
-
-
-def require_shape(config: dict[str, Any]) -> None:
-    """Refuse what nothing below would refuse by name."""
-    for group in ("task", "agent", "augmentation", "objective", "replay", "logger"):
-        if not isinstance(config[group], dict):
-            raise ValueError(f"{group} must be a group of settings, got {config[group]!r}")
-    texts = {"run_dir": config["run_dir"], "task.env_id": config["task"]["env_id"]}
-    texts |= {"about": config["about"]} if config["about"] is not None else {}
-    for name, text in texts.items():
-        if not isinstance(text, str) or not text:
-            raise ValueError(f"{name} must be a text, got {text!r}")
-    whole("threads", config["threads"], at_least=0)
-    whole("frame_stack", config["frame_stack"])
-    choice("replay.device", config["replay"]["device"], ("auto", "cpu"))
 
 
 def train_locked(config: dict[str, Any], stack: contextlib.ExitStack) -> int:
@@ -114,9 +96,10 @@ def train_locked(config: dict[str, Any], stack: contextlib.ExitStack) -> int:
     save_config(folder, config, used)
     logger = Logger(folder=folder, budget=config["env_steps"], config=config, **config["logger"])
     stack.callback(logger.close)
+    precision = choose_precision(config["precision"], device)
     logger.announce(
         f"{environment['env_id']}, {config['env_steps']:,} env steps, on {device} "
-        f"({agent.precision}, {backend})",
+        f"({precision}, {backend})",
         f"Results go to {folder}: metrics.jsonl, videos and checkpoints.",
         "Ctrl-C stops with a checkpoint; the same command resumes the run.",
         *([config["about"]] if config["about"] else []),
@@ -151,23 +134,6 @@ def train_locked(config: dict[str, Any], stack: contextlib.ExitStack) -> int:
     return 0 if stopped_by is None else 128 + stopped_by
 
 
-def build_agent(config: dict[str, Any], *, action_dim: int, generator: Any) -> Any:
-    """The agent of a configuration, with its augmentations and objective."""
-    settings = {k: v for k, v in config["agent"].items() if k != "label"}
-    sizes = {"latent_dim": settings["latent_dim"], "action_dim": action_dim}
-    objective = objectives.make(**config["objective"], **sizes)
-    return agents.make(
-        **settings,
-        channels=3 * config["frame_stack"],
-        action_dim=action_dim,
-        query=augmentations.make(**config["augmentation"]["query"]),
-        key=augmentations.make(**config["augmentation"]["key"]),
-        objective=objective,
-        generator=generator,
-        precision=choose_precision(config["precision"], generator.device),
-    )
-
-
 def differing(path: Path, config: dict[str, Any]) -> list[str]:
     """The settings that make another run of the one whose config.yaml is `path`, if it exists."""
     if not path.exists():
@@ -178,24 +144,27 @@ def differing(path: Path, config: dict[str, Any]) -> list[str]:
         raise ValueError(f"{path} cannot be read: {error}") from None
     if not isinstance(before, dict):
         raise ValueError(f"{path} cannot be read: it holds no configuration")
-    return [
-        f"{key}={value!r} (there: {before.get(key)!r})"
-        for key, value in config.items()
-        if key not in RESUMABLE and before.get(key) != value
-    ]
+    return differences(before, config)
 
 
-def save_config(folder: Path, config: dict[str, Any], used: dict[str, Any]) -> None:
-    """Write config.yaml; refuse a folder that holds a run of other settings."""
-    path = folder / "config.yaml"
-    folder.mkdir(parents=True, exist_ok=True)
-    if any((folder / "checkpoints").glob("state-*.pt")) and (other := differing(path, config)):
+def refuse_another_run(folder: Path, config: dict[str, Any]) -> None:
+    """`ValueError` if `folder` holds checkpoints of a run of other settings."""
+    if any((folder / "checkpoints").glob("state-*.pt")) and (
+        other := differing(folder / "config.yaml", config)
+    ):
         raise ValueError(
             f"{folder} holds a run of other settings: {'; '.join(other)}; "
             "give the same settings to resume it, or another run_dir"
         )
+
+
+def save_config(folder: Path, config: dict[str, Any], used: dict[str, Any]) -> None:
+    """Write config.yaml; refuse a folder that holds a run of other settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    refuse_another_run(folder, config)
+    path = folder / "config.yaml"
     aside = path.with_suffix(".aside")
-    OmegaConf.save(OmegaConf.create({**config, "used": used}), aside)
+    OmegaConf.save(OmegaConf.create({**config, USED: used}), aside)
     aside.replace(path)
 
 

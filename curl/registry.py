@@ -5,12 +5,40 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from curl.checks import choice, flag
+from curl.checks import choice
+from curl.schema import SettingsError, require, signature_model
 
 T = TypeVar("T")
+
+_around: ContextVar[str] = ContextVar("around", default="")
+"""Dotted key of the settings that are being built: one part may build others, as `compose` does."""
+
+
+def find(base: type[T], package: str, name: str, where: str = "") -> type[T]:
+    """The subclass of `base` that `<package>/<name>.py` defines.
+
+    Raises:
+        SettingsError: no such file. `where` is the dotted key of the settings.
+    """
+    paths = importlib.import_module(package).__path__
+    names = sorted(m.name for m in pkgutil.iter_modules(paths) if m.name != "base")
+    try:
+        choice(f"{where or kind_of(package)}.name", name, names)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    module = importlib.import_module(f"{package}.{name}")
+    return next(
+        thing
+        for thing in vars(module).values()
+        if inspect.isclass(thing)
+        and issubclass(thing, base)
+        and thing.__module__ == module.__name__
+    )
 
 
 def build(
@@ -19,31 +47,41 @@ def build(
     name: str,
     settings: dict[str, Any],
     offered: Mapping[str, Any] | None = None,
+    where: str = "",
 ) -> T:
     """Build the subclass of `base` that `<package>/<name>.py` defines, from `settings`.
 
-    What is `offered` is passed only to a constructor that names it, and is no setting.
+    Its constructor's arguments and their types are what `settings` may hold. What is `offered` is
+    passed only to a constructor that names it, and is no setting.
 
     Raises:
-        ValueError: no such file, an unknown setting, or a setting it refuses.
+        SettingsError: no such file, an unknown or missing setting, one of another type, or one that
+            the constructor refuses; settings are named by dotted keys, below the key `where`.
     """
-    paths = importlib.import_module(package).__path__
-    kind = package.rsplit(".", 1)[-1].removesuffix("s")
-    choice(kind, name, sorted(m.name for m in pkgutil.iter_modules(paths) if m.name != "base"))
-    module = importlib.import_module(f"{package}.{name}")
-    found = next(
-        thing
-        for thing in vars(module).values()
-        if inspect.isclass(thing)
-        and issubclass(thing, base)
-        and thing.__module__ == module.__name__
-    )
-    parameters = inspect.signature(found).parameters
-    allowed = [name for name in parameters if name not in ("args", "kwargs")]
-    given = {key: value for key, value in (offered or {}).items() if key in allowed}
-    allowed = [p for p in allowed if p not in given]
-    for setting in settings:
-        choice(f"setting of {kind} {name}", setting, allowed or ["(none)"])
-        if parameters[setting].annotation in (bool, "bool"):
-            flag(f"{kind} {setting}", settings[setting])
-    return found(**settings, **given)
+    above = _around.get()
+    where = f"{above}.{where}" if above and where else where or kind_of(package)
+    token = _around.set(where)
+    try:
+        found = find(base, package, name, where)
+        parameters = inspect.signature(found).parameters
+        given = {key: value for key, value in (offered or {}).items() if key in parameters}
+        require(signature_model(found, given), settings, where)
+        try:
+            return found(**settings, **given)
+        except SettingsError:
+            raise
+        except ValueError as error:
+            raise SettingsError(located(str(error), where, settings)) from None
+    finally:
+        _around.reset(token)
+
+
+def kind_of(package: str) -> str:
+    """What a package holds: `agent` of `curl.agents`."""
+    return package.rsplit(".", 1)[-1].removesuffix("s")
+
+
+def located(message: str, where: str, settings: Mapping[str, Any]) -> str:
+    """A refusal of one of `settings` with its dotted key, or with that of the whole group."""
+    first = re.match(r"\w+", message)
+    return f"{where}{'.' if first and first[0] in settings else ': '}{message}"

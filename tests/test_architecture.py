@@ -15,7 +15,7 @@ PROGRAMS = [path for path in (ROOT / "train.py", ROOT / "eval.py") if path.exist
 
 # From the bottom up. A package is one entry: its own modules may import each other.
 LAYERS = (
-    ("checks", "egl", "limits", "preload"),
+    ("checks", "egl", "limits", "preload", "schema"),
     ("batch", "hardware", "registry", "rendering", "seeding"),
     (
         "environment",
@@ -34,6 +34,7 @@ LAYERS = (
     ),
     ("contrast",),
     ("agents",),
+    ("build",),
     ("evaluation",),
     ("trainer",),
     ("cli", "comparison"),

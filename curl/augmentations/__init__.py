@@ -8,6 +8,9 @@ from curl.augmentations.base import Augmentation
 from curl.registry import build
 
 
-def make(name: str, **settings: Any) -> Augmentation:
-    """The augmentation of `curl/augmentations/<name>.py`, built with `settings`."""
-    return build(Augmentation, __name__, name, settings)
+def make(name: str, *, where: str = "", **settings: Any) -> Augmentation:
+    """The augmentation of `curl/augmentations/<name>.py`, built with `settings`.
+
+    `where` is the dotted key of the settings, for messages.
+    """
+    return build(Augmentation, __name__, name, settings, where=where)

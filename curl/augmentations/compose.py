@@ -27,11 +27,11 @@ class Compose(Augmentation):
     def __init__(self, *, steps: Sequence[Mapping[str, Any]]) -> None:
         if isinstance(steps, str) or not isinstance(steps, Sequence) or not steps:
             raise ValueError(f"compose steps must be a list of augmentations, got {steps!r}")
-        self.first = step(steps[0])
+        self.first = step(steps[0], "steps[0]")
         self.size = self.first.size
         self.others: list[PixelAugmentation] = []
-        for settings in steps[1:]:
-            other = step(settings, default_size=self.size)
+        for number, settings in enumerate(steps[1:], start=1):
+            other = step(settings, f"steps[{number}]", default_size=self.size)
             if not isinstance(other, PixelAugmentation):
                 name = settings["name"]
                 raise ValueError(f"compose step {name!r} reads a window of its own; put it first")
@@ -57,11 +57,12 @@ class Compose(Augmentation):
         return self.first.evaluate(stacks)
 
 
-def step(settings: Any, default_size: int | None = None) -> Augmentation:
-    """The augmentation that `settings`, a mapping with a `name`, describes."""
+def step(settings: Any, where: str, default_size: int | None = None) -> Augmentation:
+    """The augmentation that `settings`, a mapping with a `name`, describes; `where` names it."""
     if not isinstance(settings, Mapping) or "name" not in settings:
         raise ValueError(f"a compose step must be a mapping with a name, got {settings!r}")
     given = {str(key): value for key, value in settings.items() if key != "name"}
     if default_size is not None and settings["name"] != "compose":
         given.setdefault("size", default_size)
-    return build(Augmentation, "curl.augmentations", str(settings["name"]), given)
+    name = str(settings["name"])
+    return build(Augmentation, "curl.augmentations", name, given, where=where)

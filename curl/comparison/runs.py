@@ -13,13 +13,9 @@ import numpy as np
 import yaml
 
 from curl.checks import choice, whole
+from curl.schema import BOOKKEEPING, USED, flat, within
 
 METRICS, CONFIG = "metrics.jsonl", "config.yaml"
-
-# What a run may change without becoming another experiment.
-BOOKKEEPING = ("seed", "label", "run_dir", "env_steps", "eval_every", "eval_episodes", "video")
-BOOKKEEPING += ("checkpoint_every", "save_replay", "log_every", "threads", "device", "opengl")
-BOOKKEEPING += ("logger", "used", "eval_processes", "env_timeout", "about")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,19 +73,8 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """Dotted key -> value of everything that makes the experiment what it is."""
-        return {k: v for k, v in flat(self.config).items() if k.split(".")[0] not in BOOKKEEPING}
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings -> dotted key -> value."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= (
-            flat(value, f"{prefix}{key}.")
-            if isinstance(value, Mapping)
-            else {f"{prefix}{key}": value}
-        )
-    return found
+        aside = BOOKKEEPING | {USED}
+        return {key: value for key, value in flat(self.config).items() if not within(key, aside)}
 
 
 def find_runs(paths: Sequence[Path]) -> list[Run]:

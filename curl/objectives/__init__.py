@@ -6,11 +6,18 @@ from typing import Any
 
 from curl.objectives.base import Objective
 from curl.registry import build
+from curl.schema import Settings, require
 
 
-def make(name: str, *, latent_dim: int, action_dim: int, **settings: Any) -> Objective | None:
-    """The objective of `curl/objectives/<name>.py`; None for `none`, plain SAC."""
+def make(
+    name: str, *, latent_dim: int, action_dim: int, where: str = "", **settings: Any
+) -> Objective | None:
+    """The objective of `curl/objectives/<name>.py`; None for `none`, plain SAC.
+
+    `where` is the dotted key of the settings, for messages.
+    """
     if name == "none":
+        require(Settings, settings, where or "objective")  # it has none
         return None
     sizes = {"latent_dim": latent_dim, "action_dim": action_dim}
-    return build(Objective, __name__, name, settings, offered=sizes)
+    return build(Objective, __name__, name, settings, sizes, where)
