@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from curl.build import build_agent
 from curl.checkpoint import Checkpoints
 from curl.environment import make_env
 from curl.evaluation import Evaluator
@@ -27,7 +28,6 @@ from curl.logger import Logger
 from curl.replay import ReplayBuffer
 from curl.seeding import seed_everything
 from curl.trainer import Trainer
-from train import build_agent
 
 EDGE, EPISODE, EVERY = 20, 100, 1000  # pixels, agent steps, agent steps between samples
 
