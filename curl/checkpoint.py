@@ -11,6 +11,7 @@ newest are kept. Everything loads with `weights_only=True`: no file of ours exec
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -25,6 +26,7 @@ log = logging.getLogger("curl")
 
 FORMAT = 1
 KEPT = 2
+UNABLE = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # of a flush of a folder
 KEYS = ("agent", "config", "counters", "segments")  # of a state file, and the trainer's own
 
 
@@ -59,12 +61,13 @@ def save_file(path: Path, content: Any, *, checksum: Path | None = None) -> str:
             digest_aside.replace(checksum)
         aside.replace(path)
         _flush_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch.save wraps the disk's errors
-        aside.unlink(missing_ok=True)
-        digest_aside.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise
-        raise OSError(f"cannot write {path.name}: {error}") from None
+    except Exception as error:
+        for unfinished in (aside, digest_aside):
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+        if isinstance(error, RuntimeError):  # torch.save wraps the disk's errors
+            raise OSError(f"cannot write {path.name}: {error}") from None
+        raise
     return digest
 
 
@@ -139,16 +142,46 @@ class Checkpoints:
             segments = [s for s in segments if s["last"] > oldest]
             first = max(oldest, segments[-1]["last"] if segments else oldest)
             if first < newest:
-                name = f"frames-{first}-{newest}.pt"
-                digest = save_file(self.folder / name, export(first, newest))
-                segments.append({"file": name, "first": first, "last": newest, "sha256": digest})
+                segments.append(self._save_frames(first, newest, export))
         path = self.folder / f"{kind}-{env_steps}.pt"
         content = {"format": FORMAT, "segments": segments, **state}
-        save_file(path, content, checksum=path.with_suffix(".sha256"))
+        try:
+            save_file(path, content, checksum=path.with_suffix(".sha256"))
+        except Exception:
+            self._drop_unused(segments[-1:], path)
+            raise
         if kind == "state":
             self.segments = self._needs[path.name] = segments
             self._tidy()
         return path
+
+    def _save_frames(
+        self, first: int, newest: int, export: Callable[[int, int], Any]
+    ) -> dict[str, Any]:
+        """Write the frames [first, newest); returns their entry in a list of segments."""
+        path = self.folder / f"frames-{first}-{newest}.pt"
+        entry = {"file": path.name, "first": first, "last": newest}
+        try:
+            return entry | {"sha256": save_file(path, export(first, newest))}
+        except Exception:
+            self._drop_unused([entry])
+            raise
+
+    def _drop_unused(self, segments: list[dict[str, Any]], path: Path | None = None) -> None:
+        """Remove frame files that a failed save left and no state file names.
+
+        The next attempt would write the same frames again under another name, into a disk that is
+        full already. The state file `path`, which could not be saved, is read anew: it is in place
+        if only the flush of its folder failed.
+        """
+        with contextlib.suppress(OSError):
+            for state in {*self.states(), *([path] if path is not None else [])}:
+                with contextlib.suppress(CheckpointError):
+                    known = None if state == path else self._needs.get(state.name)
+                    named = {s["file"] for s in known or read_state(state)["segments"]}
+                    segments = [segment for segment in segments if segment["file"] not in named]
+            for segment in segments:
+                (self.folder / segment["file"]).unlink(missing_ok=True)
 
     def load(self) -> tuple[dict[str, Any], Iterator[Any]] | None:
         """The newest sound checkpoint with its frame files; None if there is none at all.
@@ -282,8 +315,16 @@ def one_of_ours(path: Path) -> Iterator[None]:
 
 
 def _flush_folder(folder: Path) -> None:
+    """Flush a rename to the disk, where the file system can.
+
+    Some network and FUSE file systems cannot flush a folder and say so. The file itself has been
+    flushed and renamed by then. A full or failing disk (ENOSPC, EIO) is an error all the same.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in UNABLE:
+            raise
     finally:
         os.close(handle)

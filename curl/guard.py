@@ -24,21 +24,73 @@ class RunError(ValueError):
     """The run cannot go on; the message names the cause and the step."""
 
 
-class StopSignal:
-    """The first SIGINT, SIGTERM or SIGUSR1 (SLURM) asks to stop, a second one leaves at once."""
+@contextlib.contextmanager
+def failures_of(what: str, remedy: str) -> Iterator[None]:
+    """Turn whatever goes wrong in the agent or the replay buffer into a `RunError` of one line.
 
-    def __init__(self, announce: Callable[[str], None]) -> None:
+    Args:
+        what: what is done, for the message.
+        remedy: which settings to lower when the memory does not suffice.
+    """
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        raise RunError(f"{what} failed: {reason(error)}{remedied(error, remedy)}") from error
+
+
+def remedied(error: BaseException, remedy: str) -> str:
+    """`remedy` as the end of a message about `error`, where a lack of memory was its cause."""
+    return f"; {remedy}" if is_out_of_memory(error) else ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory is lacking; PyTorch's CPU allocator has no type for it."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    lacking = "out of memory", "can't allocate memory", "alloc_failed"
+    return isinstance(error, RuntimeError) and any(words in text for words in lacking)
+
+
+def reason(error: BaseException) -> str:
+    """Type and message of an exception in one line of at most 300 characters."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+class StopSignal:
+    """The first SIGINT, SIGTERM or SIGUSR1 (SLURM) asks to stop, a second one leaves at once.
+
+    Args:
+        announce: is told that the first one was understood.
+        leave: is called before a second one ends the process; it must be quick.
+        what: what happens after the first one, for the announcement.
+    """
+
+    def __init__(
+        self,
+        announce: Callable[[str], None],
+        *,
+        leave: Callable[[], None] = lambda: None,
+        what: str = "stopping after this step with a checkpoint",
+    ) -> None:
         self.number: int | None = None
-        self._announce = announce
+        self._announce, self._leave, self._what = announce, leave, what
         for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
             if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
                 signal.signal(getattr(signal, name), self._stop)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         if self.number is not None:
-            os._exit(128 + number)  # files are renamed into place: nothing is half written
+            try:
+                self._leave()
+            finally:
+                os._exit(128 + number)  # files are renamed into place: nothing is half written
         self.number = number
-        self._announce("stopping after this step with a checkpoint; once more to leave at once")
+        with contextlib.suppress(Exception):  # it may have come amid a write to the same stream
+            self._announce(f"{self._what}; once more to leave at once")
 
 
 def require_finite(values: Mapping[str, float], env_steps: int) -> None:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+log = logging.getLogger("curl")
+
 LOCK = "lock"  # its name in a run folder
+UNABLE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold its file in `folder`; the system lets go of it however the process ends.
 
+    A file system without locks (an NFS mount without its lock service, some FUSE mounts) is warned
+    of, and the run goes on. Refusing it would keep every run from such a disk, while the lock only
+    guards against starting the same run twice, which its user can avoid.
+
     Raises:
         ValueError: another process holds it.
+        OSError: the folder or the file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as file:
@@ -26,6 +36,14 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise ValueError(f"{folder} is in use by {file.read().strip()}") from None
+        except OSError as error:
+            if error.errno not in UNABLE:
+                raise
+            log.warning(
+                "the file system of %s has no locks (%s): start no second run in this folder "
+                "while this one goes on, nothing would stop it",
+                *(folder, error.strerror),
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

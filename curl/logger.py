@@ -5,7 +5,10 @@
 
     train       losses, alpha, entropy, Q, contrastive accuracy, gradient norms, updates_per_second
     episode     return, length
-    evaluation  return_mean, return_std, returns
+    evaluation  return_mean, return_std (of a sample, ddof = 1; null for one episode), returns
+
+An offline wandb run cannot be resumed: each start of a run leaves a file of its own. A resumed run
+therefore writes all earlier rows into the new file first, so that each of them is whole.
 """
 
 from __future__ import annotations
@@ -28,11 +31,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from curl.checks import choice
+from curl.summary import sample_std
 
 log = logging.getLogger("curl")
 
 # Seconds that wandb gets to begin and to upload the rest; without a network it would wait for ever.
 PATIENCE = {"WANDB_INIT_TIMEOUT": "30", "WANDB_FINISH_TIMEOUT": "60"}
+NOT_METRICS = ("kind", "env_steps", "agent_steps", "wall_time")  # of a row
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # of a bad line
 
 
@@ -59,6 +64,7 @@ class Logger:
         folder.mkdir(parents=True, exist_ok=True)
         self.console = console or Console()
         self.started, self.wall_before = time.monotonic(), 0.0
+        self._offline = False
         self._wandb = self._start_wandb(wandb, project, config or {})
         columns = ("{task.description}", BarColumn(), TaskProgressColumn(), "{task.fields[status]}")
         parts = [TextColumn(c) if isinstance(c, str) else c for c in columns]
@@ -96,6 +102,9 @@ class Logger:
         aside = self.path.with_suffix(".aside")
         aside.write_text("".join(kept))
         aside.replace(self.path)
+        for line in kept if self._offline else ():
+            with contextlib.suppress(*MALFORMED):
+                self._mirror(json.loads(line))
 
     def write(self, kind: str, env_steps: int, agent_steps: int, values: Mapping[str, Any]) -> None:
         """Append one row. A disk that refuses it is reported once, and training goes on."""
@@ -108,13 +117,46 @@ class Logger:
             if not self._paused:
                 log.warning("metrics cannot be written (%s); training goes on", error)
             self._paused = True
-        if self._wandb is not None:
-            numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
-            try:
-                self._wandb.log({**numbers, "env_steps": env_steps}, step=agent_steps)
-            except Exception as error:
-                log.warning("wandb failed, metrics go to %s only: %s", self.path, error)
-                self._wandb = None
+        self._mirror(row)
+
+    def _mirror(self, row: Mapping[str, Any]) -> None:
+        """Give a row to wandb, with the video of an evaluation where there is one.
+
+        Rows of one agent step become one of wandb's, whose steps only rise. Online, wandb passes
+        over the rows that it got before the run was killed and gets again after it was resumed.
+        """
+        if self._wandb is None:
+            return
+        kind, agent_steps = row["kind"], row["agent_steps"]
+        values = {
+            f"{kind}/{name}": value
+            for name, value in row.items()
+            if name not in NOT_METRICS and isinstance(value, (int, float))
+        }
+        if kind == "evaluation" and (video := self._wandb_video(row["env_steps"])) is not None:
+            values["evaluation/video"] = video
+        try:
+            self._wandb.log({**values, "env_steps": row["env_steps"]}, step=agent_steps)
+        except Exception as error:
+            log.warning("wandb failed, metrics go to %s only: %s", self.path, error)
+            self._wandb = None
+
+    def video_path(self, env_steps: int) -> Path:
+        """Where the video of the evaluation at `env_steps` belongs."""
+        return self.folder / "videos" / f"{env_steps:08d}.mp4"
+
+    def _wandb_video(self, env_steps: int) -> Any:
+        """The video of an evaluation as wandb takes it; None if there is none."""
+        path = self.video_path(env_steps)
+        if not path.exists():
+            return None
+        try:
+            import wandb
+
+            return wandb.Video(str(path))  # of a file: it needs no encoder
+        except Exception as error:
+            log.warning("wandb gets no video %s: %s", path, error)
+            return None
 
     def _append(self, line: str) -> None:
         """Write a whole line or none: what a full disk cut off is taken back."""
@@ -129,21 +171,33 @@ class Logger:
 
     def evaluation(self, env_steps: int, agent_steps: int, returns: list[float]) -> None:
         """Append the row of an evaluation, and print it in a table."""
-        mean, std = float(np.mean(returns)), float(np.std(returns))
+        mean, std = float(np.mean(returns)), sample_std(returns)
         values = {"return_mean": mean, "return_std": std, "returns": [round(r, 4) for r in returns]}
         self.write("evaluation", env_steps, agent_steps, values)
         if not self._header_shown:
             names = (
-                f"{'env steps':>10} {'return':>8} {'std':>7} {'min':>7} {'max':>7} {'minutes':>8}"
+                f"{'env steps':>10} {'return':>8} {'sample std':>10} {'min':>7} {'max':>7} "
+                f"{'minutes':>8}"
             )
             self.console.print(Text(names, style="bold"))
             self._header_shown = True
-        row = f"{env_steps:>10,} {mean:>8.1f} {std:>7.1f} {min(returns):>7.1f} {max(returns):>7.1f}"
-        self.console.print(Text(f"{row} {self.wall_time() / 60:>8.1f}"))
+        spread = "-" if std is None else f"{std:.1f}"
+        row = f"{env_steps:>10,} {mean:>8.1f} {spread:>10} {min(returns):>7.1f} "
+        self.console.print(Text(f"{row}{max(returns):>7.1f} {self.wall_time() / 60:>8.1f}"))
 
     def show(self, env_steps: int, status: str) -> None:
         """Move the progress display."""
         self.progress.update(self.task, completed=env_steps, status=status)
+
+    def restore_terminal(self) -> None:
+        """Show the cursor, which the progress display hides, before the process ends at once.
+
+        It writes past all buffers and locks, for it is called from signal handlers and from other
+        threads than the one that prints.
+        """
+        if self.console.is_terminal:
+            with contextlib.suppress(OSError, ValueError):
+                os.write(self.console.file.fileno(), b"\x1b[?25h\n")
 
     def close(self) -> None:
         self.progress.stop()
@@ -172,6 +226,7 @@ class Logger:
             marker.write_text(uuid.uuid4().hex[:8])
         for attempt in dict.fromkeys((mode, "offline")):
             try:
+                self._offline = attempt == "offline"
                 return wandb.init(
                     project=project,
                     id=marker.read_text().strip(),

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import time
+import traceback
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,17 @@ from curl.checkpoint import Checkpoints, env_steps_of, one_of_ours, progress
 from curl.checks import flag, positive, real, whole
 from curl.environment import episode_length
 from curl.evaluation import Evaluator
-from curl.guard import FiniteUpdates, RunError, StopSignal, Watchdog, Watched
+from curl.guard import (
+    FiniteUpdates,
+    RunError,
+    StopSignal,
+    Watchdog,
+    Watched,
+    failures_of,
+    is_out_of_memory,
+    reason,
+    remedied,
+)
 from curl.logger import Logger
 from curl.processor import Threads, give_back
 from curl.replay import ReplayBuffer
@@ -105,9 +116,10 @@ class Trainer:
         """Train to the budget, or until a signal; returns the signal's number, or None.
 
         Raises:
-            RunError: a non-finite number or a failing environment; a checkpoint was written.
+            RunError: a non-finite number, a failing environment, a lack of memory, or any other
+                failure; a diagnostic checkpoint was written if that was possible.
         """
-        self.stop = StopSignal(self.logger.console.print)
+        self.stop = StopSignal(self.logger.announce, leave=self.logger.restore_terminal)
         with one_of_ours(self.checkpoints.folder):
             self.resume()
         self.logger.progress.start()
@@ -122,27 +134,34 @@ class Trainer:
                 if self.agent_steps < self.initial_steps:
                     action = random_action(self.seed, self.agent_steps, self.action_dim)
                 else:
-                    action = self.agent.act(self.replay.latest(), deterministic=False)[0].cpu()
+                    action = self.act()
                     self.update()  # a GPU computes it while the environment steps
                 before = self.env_steps
                 self.step(action)
                 if self.env_steps // self.log_every > before // self.log_every:
                     self.log_training()
             self.finish()
-        except RunError as failure:
+        except Exception as failure:
             raise self.failed(failure) from failure
         return self.stop.number
+
+    def act(self) -> torch.Tensor:
+        with failures_of("the agent's action", self.remedy):
+            return self.agent.act(self.replay.latest(), deterministic=False)[0].cpu()
 
     def update(self) -> None:
         """The updates of this agent step, once the buffer holds the initial steps."""
         self.updates.require()
-        if len(self.replay) < min(self.initial_steps, self.replay.capacity):
+        # Transitions ever written: after a resume without the saved buffer, learning waits for as
+        # many of them as at the beginning.
+        if self.replay.last < min(self.initial_steps, self.replay.capacity):
             return
         for _ in range(updates_due(self.updates_per_step, self.agent_steps - self.initial_steps)):
-            batch = self.replay.sample(self.batch_size, self.generator, self.agent.offsets)
-            metrics = self.agent.update(batch)
+            with failures_of("the agent's update", self.remedy):
+                batch = self.replay.sample(self.batch_size, self.generator, self.agent.offsets)
+                metrics = self.agent.update(batch)
+                self.updates.note(metrics, self.env_steps)
             self.metrics |= metrics
-            self.updates.note(metrics, self.env_steps)
 
     def step(self, action: torch.Tensor) -> None:
         frame, reward, terminated, truncated = self.env.step(action.numpy())
@@ -193,7 +212,7 @@ class Trainer:
         """
         if self.last_evaluation == self.env_steps:
             return
-        video = self.logger.folder / "videos" / f"{self.env_steps:08d}.mp4" if self.video else None
+        video = self.logger.video_path(self.env_steps) if self.video else None
         self.evaluating = True
         try:
             returns = self.evaluator(
@@ -206,7 +225,8 @@ class Trainer:
         except InterruptedError:
             return
         except Exception as error:
-            log.warning("the evaluation at %d env steps failed: %r", self.env_steps, error)
+            cause = reason(error) + remedied(error, "lower eval_processes or replay.capacity")
+            log.warning("the evaluation at %d env steps failed: %s", self.env_steps, cause)
             returns = []
         finally:
             self.evaluating = False
@@ -241,50 +261,89 @@ class Trainer:
         self.updates.require()
         if self.stop.number is None:
             self.evaluate()
-        self.logger.show(self.env_steps, f"return {self.last_return:.0f}")
+            if not self.metrics:
+                log.warning("%s", self.without_updates())
+        learned = "" if self.metrics else ", no update was made"
+        self.logger.show(self.env_steps, f"return {self.last_return:.0f}{learned}")
         self.checkpoint()
+
+    def without_updates(self) -> str:
+        """What to change in a run that ended before it learned anything."""
+        return (
+            f"the run ended without a single update, its agent has learned nothing: env_steps="
+            f"{self.budget} are {self.agent_steps} agent steps, and learning begins after "
+            f"initial_steps={self.initial_steps} agent steps, with updates_per_step="
+            f"{float(self.updates_per_step):g}; raise env_steps or lower initial_steps"
+        )
 
     # -- stopping and resuming -------------------------------------------------------------------
 
     def checkpoint(self, kind: str = "state") -> Path | None:
-        """Write a checkpoint; a disk that refuses it is reported, and training goes on."""
-        state = {
-            "agent": self.agent.state(),
-            "config": self.config,
-            "counters": self.counters(),
-            "metrics": {name: float(value) for name, value in self.metrics.items()},
-            "replay": self.replay.counters(),
-            "episode_actions": torch.stack(self.episode_actions) if self.in_episode else None,
-            "generator": self.generator.get_state(),
-            "wall_time": self.logger.wall_time(),
-        }
-        frames = (self.replay.oldest(), self.replay.written) if self.save_replay else None
+        """Write a checkpoint; a disk or memory that refuses is reported, and training goes on."""
         try:
+            state = {
+                "agent": self.agent.state(),
+                "config": self.config,
+                "counters": self.counters(),
+                "metrics": {name: float(value) for name, value in self.metrics.items()},
+                "replay": self.replay.counters(),
+                "episode_actions": self.actions_so_far(),
+                "generator": self.generator.get_state(),
+                "wall_time": self.logger.wall_time(),
+            }
+            frames = (self.replay.oldest(), self.replay.written) if self.save_replay else None
             return self.checkpoints.save(
                 self.env_steps, state, frames=frames, export=self.replay.export, kind=kind
             )
-        except OSError as error:
-            log.warning("no checkpoint at %d env steps: %s; going on", self.env_steps, error)
+        except Exception as error:
+            if kind == "state" and not isinstance(error, OSError) and not is_out_of_memory(error):
+                raise
+            text = str(error) if isinstance(error, OSError) else reason(error)
+            after = "going on" if kind == "state" else f"this was to be a {kind} one"
+            log.warning("no checkpoint at %d env steps: %s; %s", self.env_steps, text, after)
             return None
 
-    def failed(self, failure: RunError) -> RunError:
+    def actions_so_far(self) -> torch.Tensor | None:
+        """Actions of the episode under way, float32 [episode_steps, A]; None if there are none."""
+        return torch.stack(self.episode_actions) if self.in_episode and self.episode_steps else None
+
+    @property
+    def remedy(self) -> str:
+        """Which settings to lower where the memory does not suffice."""
+        return f"lower batch_size={self.batch_size} or replay.capacity={self.replay.capacity}"
+
+    def failed(self, failure: Exception) -> RunError:
         """Keep what there is for a diagnosis, aside from the checkpoints that a resume reads."""
+        if isinstance(failure, RunError):
+            text = str(failure)
+        else:
+            text = reason(failure) + remedied(failure, self.remedy)
+        for error in (failure, failure.__cause__):
+            if error is not None and is_out_of_memory(error):
+                traceback.clear_frames(error.__traceback__)  # they hold the batch and its gradients
+                torch.cuda.empty_cache()
         path = self.checkpoint(kind="diagnostic")
         at = f"stopped at env step {self.env_steps}"
-        return RunError(f"{failure}; {at}; diagnostic checkpoint: {path}")
+        return RunError(f"{text}; {at}; diagnostic checkpoint: {path or 'none could be written'}")
 
     def leave_hanging_environment(self, cause: str) -> None:
         """Called beside the hanging call: nothing can interrupt it, so the process ends.
 
         In an evaluation the training is sound: the same command goes on after that evaluation.
         """
+        try:
+            self.report_hanging_environment(cause)
+        finally:
+            self.logger.restore_terminal()
+            os._exit(HUNG)
+
+    def report_hanging_environment(self, cause: str) -> None:
         if self.evaluating:
             self.evaluated()
             cause += f" in the evaluation at {self.env_steps} env steps"
             log.error("error: %s; checkpoint: %s; resuming skips it", cause, self.checkpoint())
         else:
             log.error("error: %s", self.failed(RunError(cause)))
-        os._exit(HUNG)
 
     def resume(self) -> None:
         """Go on from the newest sound checkpoint, if there is one. `ValueError` if it misfits."""
@@ -309,7 +368,7 @@ class Trainer:
         self.logger.resume(self.env_steps, wall_time, self.last_evaluation)
         if self.in_episode and not (has_replay and self.replay_episode(actions)):
             self.in_episode = False  # the episode is given up; its transitions stay
-        self.logger.console.print(f"resumed at {self.env_steps:,} env steps")
+        self.logger.announce(f"resumed at {self.env_steps:,} env steps")
 
     def replay_episode(self, actions: Any) -> bool:
         """Bring the environment back to where it was: the same seed, the same actions.
@@ -327,8 +386,7 @@ class Trainer:
             frame = self.env.step(action.numpy())[0]
         self.episode_length = episode_length(self.env.env)
         self.episode_actions = list(actions)
-        newest = (self.replay.written - 1) % self.replay.rows
-        same = np.array_equal(frame, self.replay.frames[newest].cpu().numpy())
+        same = np.array_equal(frame, self.replay.newest_frame())
         if not same:
             log.warning("the environment does not repeat itself: a new episode is begun")
         return same

@@ -23,6 +23,7 @@ class Sound(gym.Env[np.ndarray, np.ndarray]):
     action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
     observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
     evaluated = False
+    length = 20
 
     def __init__(self, render_mode: str | None = None, edge: int = EDGE) -> None:
         self.render_mode, self.edge, self.time, self.position = render_mode, edge, 0, 0.0
@@ -38,7 +39,7 @@ class Sound(gym.Env[np.ndarray, np.ndarray]):
         self.position = float(np.clip(self.position + 0.1 * action[0], -1, 1))
         reward = self.fail() if self.time == 10 else None
         reward = 1 - abs(self.position) if reward is None else reward
-        return self.observation(), reward, False, self.time == 20, {}
+        return self.observation(), reward, False, self.time == self.length, {}
 
     def observation(self) -> np.ndarray:
         return np.array([self.position], np.float32)
@@ -50,6 +51,12 @@ class Sound(gym.Env[np.ndarray, np.ndarray]):
     def fail(self) -> float | None:
         """At the tenth step: the reward, if not the usual one."""
         return None
+
+
+class Short(Sound):
+    """Never fails; its episodes have a single step."""
+
+    length = 1
 
 
 class Raises(Sound):

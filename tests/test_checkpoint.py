@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import shutil
+import stat
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -501,3 +502,94 @@ def test_a_kill_at_any_point_of_a_save_leaves_a_checkpoint(
     assert len(outcomes) > 8
     assert set(map(str, outcomes)) == {str((10, list(range(4)))), str((step, list(range(7))))}
     assert outcomes[-1] == (step, list(range(7)))
+
+
+# -- failed saves leave nothing behind -------------------------------------------------------------
+
+
+def refuse_states(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    write = checkpoint.save_file
+
+    def refusing(path: Path, content: Any, **more: Any) -> str:
+        if not path.name.startswith("frames"):
+            raise error
+        return write(path, content, **more)
+
+    monkeypatch.setattr(checkpoint, "save_file", refusing)
+
+
+@pytest.mark.usefixtures("fault")
+@pytest.mark.parametrize("kind", ["state", "diagnostic"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), MemoryError()], ids=str)
+def test_frames_of_a_state_that_cannot_be_saved_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, error: Exception
+) -> None:
+    """Each attempt would leave another file of frames on a disk that is full already."""
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 10, (0, 4))
+    before = names(tmp_path)
+    with monkeypatch.context() as patched:
+        refuse_states(patched, error)
+        for newest in (7, 9, 12):
+            with pytest.raises(type(error)):
+                checkpoints.save(newest, state(), frames=(0, newest), export=export, kind=kind)
+            assert names(tmp_path) == before
+    save(checkpoints, 20, (0, 12))
+    assert found(tmp_path) == (20, list(range(12)))
+
+
+@pytest.mark.usefixtures("fault")
+def test_frames_that_cannot_be_gathered_leave_nothing(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 10, (0, 4))
+    before = names(tmp_path)
+
+    def lacking(first: int, last: int) -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        checkpoints.save(20, state(20), frames=(0, 7), export=lacking)
+    assert names(tmp_path) == before
+    assert found(tmp_path) == (10, [0, 1, 2, 3])
+
+
+def fail_folders(monkeypatch: pytest.MonkeyPatch, number: int, after: int = 0) -> None:
+    """Flushing a folder fails with this error, from the `after`-th time on."""
+    flush, times = os.fsync, itertools.count()
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode) and next(times) >= after:
+            raise OSError(number, os.strerror(number))
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.usefixtures("fault")
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_that_cannot_flush_folders_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fail_folders(monkeypatch, number)
+    checkpoints = Checkpoints(tmp_path)
+    for step in (10, 20, 30):
+        save(checkpoints, step, (0, step))
+    assert len(checkpoints.states()) == 2
+    assert found(tmp_path) == (30, list(range(30)))
+
+
+@pytest.mark.usefixtures("fault")
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("after", [0, 1], ids=["of the frames", "of the state"])
+def test_a_disk_that_fails_to_flush_a_folder_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, after: int
+) -> None:
+    """What is in place by then stays whole: the newest checkpoint or the one before it."""
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 10, (0, 4))
+    with monkeypatch.context() as patched, pytest.raises(OSError, match=os.strerror(number)):
+        fail_folders(patched, number, after)
+        save(checkpoints, 20, (0, 7))
+    assert found(tmp_path) == [(10, [0, 1, 2, 3]), (20, list(range(7)))][after]
+    save(checkpoints, 30, (0, 9))
+    assert found(tmp_path) == (30, list(range(9)))

@@ -178,11 +178,12 @@ def trainer(tmp_path: Path, handlers: None) -> Iterator[Callable[..., Trainer]]:
 
     Updates begin at env step 5, so number n is made at env step 4 + n.
     """
-    environment = {"env_id": "Sound-v0", "action_repeat": 1, "render_size": EDGE}
-
     loggers: list[Logger] = []
 
-    def make(agent: Agent, **changes: Any) -> Trainer:
+    def make(
+        agent: Agent, *, env_id: str = "Sound-v0", capacity: int = 100, **changes: Any
+    ) -> Trainer:
+        environment = {"env_id": env_id, "action_repeat": 1, "render_size": EDGE}
         knobs: dict[str, Any] = {"env_steps": 60, "batch_size": 2, "initial_steps": 5}
         knobs |= {"updates_per_step": 1}
         knobs |= {"eval_every": 1000, "checkpoint_every": 20, "log_every": 1_000_000}
@@ -194,7 +195,7 @@ def trainer(tmp_path: Path, handlers: None) -> Iterator[Callable[..., Trainer]]:
             agent=agent,
             env=make_env(**environment),
             evaluator=Evaluator(settings=environment, episodes=1, frame_stack=3, device=device),
-            replay=ReplayBuffer(capacity=100, frame_size=EDGE, action_dim=1),
+            replay=ReplayBuffer(capacity=capacity, frame_size=EDGE, action_dim=1),
             logger=loggers[-1],
             checkpoints=Checkpoints(tmp_path),
             generator=torch.Generator().manual_seed(1),
@@ -253,6 +254,170 @@ def test_an_action_that_is_not_finite_ends_the_run(
         trainer(Diverging("action", 20, value)).run()
     assert (tmp_path / "checkpoints" / "diagnostic-25.pt").exists()
     assert [path.name for path in Checkpoints(tmp_path).states()] == ["state-20.pt"]
+
+
+# -- failures inside the agent and the replay buffer -----------------------------------------------
+
+LACKING = "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: 9 bytes"
+FAILURES = [
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB.\nSee docs"), True),
+    (MemoryError(), True),
+    (RuntimeError(LACKING), True),
+    (RuntimeError("CUDA error: device-side assert triggered\nCompile with ..."), False),
+    (IndexError("index 7 is out of bounds"), False),
+]
+
+
+class Failing(Diverging):
+    """Raises `error` in its `number`-th call of `method`: act, update, offsets (in a sample)."""
+
+    def __init__(self, error: Exception, method: str, number: int) -> None:
+        super().__init__()
+        self.error, self.method, self.left = error, method, number
+
+    def fail(self, method: str) -> None:
+        self.left -= method == self.method
+        if not self.left:
+            self.left = -1
+            raise self.error
+
+    def act(self, obs: FrameStacks, *, deterministic: bool) -> torch.Tensor:
+        if not deterministic:
+            self.fail("act")
+        return super().act(obs, deterministic=deterministic)
+
+    def update(self, batch: Batch) -> Metrics:
+        self.fail("update")
+        return super().update(batch)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.fail("sample")
+        return ()
+
+
+@pytest.mark.parametrize("method", ["act", "update", "sample"])
+@pytest.mark.parametrize(("error", "memory"), FAILURES, ids=lambda value: str(value)[:12])
+def test_a_failure_in_the_agent_ends_the_run_with_a_diagnostic_checkpoint(
+    tmp_path: Path, trainer: Callable[..., Trainer], error: Exception, memory: bool, method: str
+) -> None:
+    with pytest.raises(RunError) as failure:
+        trainer(Failing(error, method, 20)).run()
+    text = str(failure.value)
+    assert "\n" not in text
+    what = "action" if method == "act" else "update"
+    assert text.startswith(f"the agent's {what} failed: {type(error).__name__}")
+    assert " ".join(str(error).split()) in text
+    assert ("; lower batch_size=2 or replay.capacity=100; " in text) == memory
+    path = tmp_path / "checkpoints" / "diagnostic-24.pt"
+    assert f"stopped at env step 24; diagnostic checkpoint: {path}" in text
+    assert read_state(path, checksum=True)["counters"]["agent_steps"] == 24
+    assert [path.name for path in Checkpoints(tmp_path).states()] == ["state-20.pt"]
+
+
+def test_a_failure_anywhere_in_the_loop_is_kept_for_a_diagnosis(
+    tmp_path: Path, trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU reports some failures later, wherever its results are read."""
+    job = trainer(Diverging(), log_every=1)
+
+    def show(env_steps: int, status: str) -> None:
+        if env_steps == 30:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(job.logger, "show", show)
+    with pytest.raises(RunError, match=r"RuntimeError: CUDA error: an illegal .* at env step 30;"):
+        job.run()
+    assert (tmp_path / "checkpoints" / "diagnostic-30.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "second", [OSError(errno.ENOSPC, "No space left"), RuntimeError("CUDA error"), MemoryError()]
+)
+def test_a_diagnostic_checkpoint_that_cannot_be_written_does_not_hide_the_cause(
+    tmp_path: Path,
+    trainer: Callable[..., Trainer],
+    monkeypatch: pytest.MonkeyPatch,
+    second: Exception,
+) -> None:
+    agent = Failing(RuntimeError("the first failure"), "update", 20)
+    job = trainer(agent)
+
+    def state() -> dict[str, Any]:
+        if agent.left == -1:
+            raise second
+        return {"updates": 0}
+
+    monkeypatch.setattr(agent, "state", state)
+    with pytest.raises(RunError) as failure:
+        job.run()
+    assert "update failed: RuntimeError: the first failure" in str(failure.value)
+    assert str(failure.value).endswith("diagnostic checkpoint: none could be written")
+    assert [path.name for path in Checkpoints(tmp_path).states()] == ["state-20.pt"]
+
+
+def test_a_checkpoint_that_memory_does_not_suffice_for_is_passed_over(
+    tmp_path: Path,
+    trainer: Callable[..., Trainer],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("curl"), "propagate", True)
+    job = trainer(Diverging())
+    export = job.replay.export
+
+    def lacking(first: int, last: int) -> dict[str, Any]:
+        if job.agent_steps == 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return export(first, last)
+
+    monkeypatch.setattr(job.replay, "export", lacking)
+    assert job.run() is None
+    assert "no checkpoint at 40 env steps: OutOfMemoryError: CUDA out of memory" in caplog.text
+    assert Checkpoints(tmp_path).states()[-1].name == "state-60.pt"
+
+
+# -- runs that learn nothing -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("capacity", [5, 20, 100])
+@pytest.mark.parametrize("env_id", ["Sound-v0", "Short-v0"])
+def test_learning_begins_after_the_initial_steps_whatever_the_episodes_length(
+    trainer: Callable[..., Trainer], env_id: str, capacity: int
+) -> None:
+    """Of 60 steps 20 are random; each later one has an update."""
+    agent = Diverging()
+    assert trainer(agent, env_id=env_id, capacity=capacity, initial_steps=20).run() is None
+    assert agent.updates == 40
+
+
+def test_after_a_resume_without_the_replay_buffer_learning_waits_again(
+    trainer: Callable[..., Trainer],
+) -> None:
+    first = Diverging()
+    trainer(first, initial_steps=20, env_steps=30, save_replay=False).run()
+    assert first.updates == 10
+    again = Diverging()
+    trainer(again, initial_steps=20, save_replay=False).run()
+    assert again.updates == 10 + 30 - 20
+
+
+def test_a_run_that_made_no_update_says_so(
+    trainer: Callable[..., Trainer],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("curl"), "propagate", True)
+    job, shown = trainer(Diverging(), initial_steps=60), list[str]()
+    monkeypatch.setattr(job.logger, "show", lambda steps, status: shown.append(status))
+    assert job.run() is None
+    (warning,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert "the run ended without a single update, its agent has learned nothing" in warning
+    assert "initial_steps=60" in warning and "raise env_steps or lower initial_steps" in warning
+    assert "no update was made" in shown[-1]
+    caplog.clear()
+    trainer(Diverging(), initial_steps=20, env_steps=80).run()
+    assert "without a single update" not in caplog.text
 
 
 @pytest.mark.parametrize(

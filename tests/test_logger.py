@@ -186,12 +186,27 @@ def test_evaluations_make_a_table(logger: Logger, tmp_path: Path, printed: io.St
     logger.evaluation(10_000, 1250, [250.0, 350.0])
     header, first, second = printed.getvalue().splitlines()
     assert header.split()[:2] == ["env", "steps"]
-    assert first.split()[:5] == ["0", "2.0", "1.0", "1.0", "3.0"]
-    assert second.split()[:5] == ["10,000", "300.0", "50.0", "250.0", "350.0"]
+    assert "sample std" in header
+    assert first.split()[:5] == ["0", "2.0", "1.4", "1.0", "3.0"]
+    assert second.split()[:5] == ["10,000", "300.0", "70.7", "250.0", "350.0"]
     row = rows(tmp_path)[1]
     assert (row["kind"], row["env_steps"], row["agent_steps"]) == ("evaluation", 10_000, 1250)
-    assert (row["return_mean"], row["return_std"]) == (300.0, 50.0)
+    assert (row["return_mean"], row["return_std"]) == (300.0, 70.7107)  # of a sample: ddof = 1
     assert row["returns"] == [250.0, 350.0]
+
+
+def test_one_episode_has_no_standard_deviation(
+    logger: Logger, tmp_path: Path, printed: io.StringIO
+) -> None:
+    logger.evaluation(0, 0, [7.0])
+    assert printed.getvalue().splitlines()[1].split()[:3] == ["0", "7.0", "-"]
+    assert rows(tmp_path)[0]["return_std"] is None
+
+
+@pytest.mark.parametrize("text", ["runs/[a]/seed_1", "[/]", "[bold]x", "[link=y]z"])
+def test_what_is_announced_is_no_markup(logger: Logger, printed: io.StringIO, text: str) -> None:
+    logger.announce(text)
+    assert printed.getvalue() == f"{text}\n"
 
 
 # -- wandb -----------------------------------------------------------------------------------------

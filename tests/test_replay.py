@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -87,10 +88,8 @@ class Recording:
         return [max(newest - back, self.starts[newest]) for back in reversed(range(depth))]
 
     def drawable(self) -> list[int]:
-        """The last `capacity` transitions, less those that lost a frame."""
-        oldest = len(self.starts) - self.buffer.rows
-        recent = list(self.terminated)[-self.buffer.capacity :]
-        return [number for number in recent if min(self.stack(number - 1)) >= oldest]
+        """The last `capacity` transitions, however short their episodes are."""
+        return list(self.terminated)[-self.buffer.capacity :]
 
 
 def record(lengths: list[int], *buffers: ReplayBuffer) -> Recording:
@@ -161,6 +160,68 @@ def test_episodes_of_64_steps_fill_the_whole_capacity() -> None:
     recording = Recording(buffer)
     for _ in recording.play([64] * 12):
         assert len(buffer) == min(256, len(recording.terminated))
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 20])
+def test_short_episodes_fill_the_whole_capacity_too(length: int) -> None:
+    """The first frames of episodes need rows of their own: with one-step episodes, as many."""
+    buffer = make_buffer(capacity=64)
+    recording = Recording(buffer)
+    for _ in recording.play([length] * (400 // length)):
+        assert len(buffer) == min(64, len(recording.terminated))
+    assert buffer.rows <= 2 * 64 + 4
+
+
+def test_a_ring_for_long_episodes_never_grows() -> None:
+    buffer = make_buffer(capacity=256)
+    rows = buffer.rows
+    record([64] * 30, buffer)
+    assert buffer.rows == rows == 256 + 4 + 4 == len(buffer.frames)
+
+
+@pytest.mark.parametrize("refusal", ["announced", "raised"])
+def test_a_ring_that_cannot_grow_goes_on_with_fewer_transitions(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refusal: str
+) -> None:
+    monkeypatch.setattr(logging.getLogger("curl"), "propagate", True)
+    buffer = make_buffer(capacity=100)
+
+    def full(*_: object) -> Any:
+        raise torch.OutOfMemoryError
+
+    if refusal == "announced":
+        monkeypatch.setattr(replay, "free_bytes", lambda device: 1000)
+    else:
+        monkeypatch.setattr(buffer, "_columns", full)
+    record([1] * 300, buffer)
+    assert len(buffer) == buffer.rows // 2
+    (warning,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert "episodes of about 1 agent steps need 0.00 GB for 100 transitions" in warning
+    assert "goes on with about 52 transitions; lower replay.capacity" in warning
+    batch = buffer.sample(2000, generator())
+    assert len({stack[-1] for stack in numbers(batch.next_obs)}) == len(buffer)
+
+
+def test_a_grown_ring_is_restored_into_a_new_one() -> None:
+    """Also with segments that were exported before it grew."""
+    buffer, restored, segments = make_buffer(capacity=60), make_buffer(capacity=60), []
+    recording = Recording(buffer)
+    for _ in recording.play([2] * 60):
+        if buffer.written % 25 == 0:
+            segments = extended(segments, buffer)
+    assert buffer.rows > restored.rows
+    restored.restore(extended(segments, buffer), buffer.counters())
+    assert restored.rows == buffer.rows == len(restored.frames)
+    assert_same_draws(buffer, restored)
+
+
+def test_a_buffer_saved_before_rings_could_grow_is_restored() -> None:
+    buffer, restored = make_buffer(capacity=200), make_buffer(capacity=200)
+    record([70] * 6, buffer)
+    counters = buffer.counters()
+    del counters["rows"], counters["oldest"]
+    restored.restore(extended([], buffer), counters)
+    assert_same_draws(buffer, restored)
 
 
 def test_draws_are_uniform() -> None:
@@ -425,6 +486,10 @@ def test_a_segment_whose_columns_do_not_fit_is_refused(
         {"episode_start": 99},
         {"more": 1},
         {"capacity": 1},
+        {"rows": 1},
+        {"rows": 100.0},
+        {"oldest": -1},
+        {"oldest": 99},
     ],
     ids=str,
 )
