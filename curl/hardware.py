@@ -135,20 +135,22 @@ def choose_opengl(name: str, device: torch.device) -> str:
 def choose_rendering_gpu(device: torch.device) -> None:
     """Set `MUJOCO_EGL_DEVICE_ID`, for this process and those it starts, to the GPU `device`.
 
-    What is set already is left alone. Where EGL cannot say which of its devices that GPU is, MuJoCo
-    takes the first one that works: right with one GPU, and worth a warning with several.
+    What is set already is left alone. Where EGL knows no such device, MuJoCo takes the first one
+    that works. That may be another GPU, or the CPU: in a container NVIDIA's EGL is there only if
+    NVIDIA_DRIVER_CAPABILITIES includes `graphics`.
     """
     if "MUJOCO_EGL_DEVICE_ID" in os.environ:
         return
     number = egl.device_of(device.index or 0)
     if number is not None:
         os.environ["MUJOCO_EGL_DEVICE_ID"] = str(number)
-    elif torch.cuda.device_count() > 1:
-        log.warning(
-            "EGL does not say which of its devices is %s, so frames may be drawn on another GPU; "
-            "MUJOCO_EGL_DEVICE_ID=<number> chooses one",
-            device,
-        )
+        return
+    log.warning(
+        "EGL knows no device that is %s, so another GPU or the CPU may draw the frames; "
+        "MUJOCO_EGL_DEVICE_ID=<number> chooses one, and a container needs "
+        "NVIDIA_DRIVER_CAPABILITIES=all to see NVIDIA's",
+        device,
+    )
 
 
 def renders_in_software(backend: str, device: torch.device) -> bool:

@@ -105,7 +105,7 @@ def train(agent: SAC, replay: ReplayBuffer, updates: int) -> list[Metrics]:
     """The metrics of some updates, read at the end: none may be overwritten by a later update."""
     metrics = []
     for _ in range(updates):
-        batch = replay.sample(12, agent.generator, agent.offsets)
+        batch = replay.sample(6, agent.generator, agent.offsets)
         metrics.append(agent.update(batch))
     return metrics
 
@@ -175,7 +175,7 @@ def test_a_batch_of_another_size_is_learnt_from_too(replay: ReplayBuffer) -> Non
     (made,) = (record(recorded, 2),)
     for agent in (eager, recorded):
         train(agent, replay, 2 * WARM_UP + 3)
-        agent.update(replay.sample(5, agent.generator))
+        agent.update(replay.sample(4, agent.generator))
         train(agent, replay, 2)
     assert made[0].replays == 5
     for one, other in zip(tensors(eager), tensors(recorded), strict=True):
