@@ -72,7 +72,9 @@ class Task(Settings):
         "the agent's learning rate on this task, for Adam", gt=0, default=None
     )
     camera: int | None = knob("number of the camera that draws the frames", ge=0, default=None)
-    kwargs: dict[str, Any] = knob("other arguments of gymnasium.make", default_factory=dict)
+    kwargs: dict[str, Any] | None = knob(
+        "more arguments of the environment's constructor", default=None
+    )
     max_episode_steps: Positive | None = knob(
         "env steps after which an episode is cut off", default=None
     )

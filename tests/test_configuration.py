@@ -16,9 +16,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from curl import schema
 from curl.agents.base import Agent
 from curl.agents.sac import SAC
-from curl.comparison.runs import flat
+from curl.schema import flat
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = ("task", "agent", "augmentation", "objective", "experiment")
@@ -43,6 +44,16 @@ def test_every_choice_composes(group: str, name: str) -> None:
     assert config.keys() == composed().keys()
     if group != "experiment":
         assert name == config[group].get("label", config[group].get("name"))
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_choice_is_what_the_schema_says(group: str, name: str) -> None:
+    """And nothing is left to the schema's defaults, which are for older configurations."""
+    config = composed(f"{group}={name}")
+    assert schema.checked(config).keys() == config.keys()
+    for group in ("replay", "logger", "augmentation"):
+        assert schema.checked(config)[group] == config[group]
+    assert schema.checked(config)["task"].keys() - config["task"].keys() <= {"learning_rate"}
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("experiment/*.yaml")), ids=lambda p: p.stem)
