@@ -92,6 +92,8 @@ def train_locked(config: dict[str, Any], stack: contextlib.ExitStack) -> int:
         "machine": machine(device),
         "opengl": backend,
         "shadow_size": environment["shadow_size"],
+        "device": str(device),
+        "precision": str(agent.precision).removeprefix("torch."),
     }
     save_config(folder, config, used)
     logger = Logger(folder=folder, budget=config["env_steps"], config=config, **config["logger"])

@@ -48,3 +48,20 @@ def locked(folder: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+def holder(folder: Path) -> str | None:
+    """Which process holds the lock of `folder`, in words; None if none does.
+
+    The system is asked, not the file: its text outlives the process that wrote it.
+    """
+    try:
+        with (folder / LOCK).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                return file.read().strip() or "another process"
+    except FileNotFoundError:
+        pass
+    return None

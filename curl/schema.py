@@ -263,17 +263,25 @@ def _listed(hint: Any) -> Any:
     return hint
 
 
+def complete(config: Mapping[Any, Any]) -> dict[str, Any]:
+    """Dotted key -> value of a configuration, with the defaults of the keys that it lacks.
+
+    The configuration may be anything that a config.yaml held, of an older version too.
+    """
+    defaults: dict[str, Any] = {}
+    for key, info in fields():
+        if not info.is_required():
+            defaults |= flat({key: info.get_default(call_default_factory=True)})
+    return defaults | flat(config)
+
+
 def differences(before: Mapping[Any, Any], now: Mapping[str, Any]) -> list[str]:
     """Settings of `now` that make it another run than `before`, what a resume may change aside.
 
     `before` may be anything that a config.yaml held. What it lacks has its default, if there is
     one; a key that only one of the two has is a difference: another version saved it.
     """
-    defaults: dict[str, Any] = {}
-    for key, info in fields():
-        if not info.is_required():
-            defaults |= flat({key: info.get_default(call_default_factory=True)})
-    there, here = defaults | flat(before), defaults | flat(now)
+    there, here = complete(before), complete(now)
     keys = [key for key in {**here, **there} if not within(key, RESUMABLE | {USED})]
     told = {key: (_told(here, key), _told(there, key)) for key in keys}
     return [

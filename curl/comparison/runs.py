@@ -1,4 +1,7 @@
-"""Run folders on disk -> evaluations, from `config.yaml` and `metrics.jsonl` and nothing else."""
+"""Run folders on disk -> evaluations, from `config.yaml` and `metrics.jsonl` and nothing else.
+
+Curve files (curl/comparison/curves.py) are read as the runs that they were written from.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import numpy as np
 import yaml
 
 from curl.checks import choice, whole
+from curl.comparison.curves import curve_files, read_curve
 from curl.schema import BOOKKEEPING, USED, flat, within
 
 METRICS, CONFIG = "metrics.jsonl", "config.yaml"
@@ -78,16 +82,18 @@ class Run:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Run]:
-    """All runs in or below `paths`: folders that hold a metrics.jsonl, each once, sorted.
+    """All runs in or below `paths`, each once, sorted: run folders and curve files.
+
+    A run folder holds a metrics.jsonl; a curve file is given by name, or called seed_<n>.jsonl.
 
     Raises:
         ValueError: a path with no run in it, or files that are no run's.
     """
     folders: dict[Path, Path] = {}
     for path in map(Path, paths):
-        below = {folder.resolve(): folder for folder in run_folders(path)}
+        below = {run.resolve(): run for run in (*run_folders(path), *curve_files(path))}
         if not below:
-            raise ValueError(f"no run in {path}: no {METRICS} there or below")
+            raise ValueError(f"no run in {path}: no {METRICS} and no curve file there or below")
         folders = below | folders
     if not folders:
         raise ValueError("no run folders given")
@@ -112,7 +118,9 @@ def named(folders: Iterable[Path]) -> dict[Path, str]:
 
 
 def read_run(folder: Path, name: str) -> Run:
-    """Read one run folder; ValueError in one line about whatever is no run's."""
+    """Read one run folder or curve file; ValueError in one line about whatever is no run's."""
+    if folder.is_file():
+        return _read_curve(folder, name)
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{name} has {METRICS} but no {CONFIG}")
     try:
@@ -155,6 +163,18 @@ def due(step: int, config: Mapping[str, Any]) -> int:
         if type(every) is int and every > 0 and step % every < repeat:
             return step - step % every
     return step
+
+
+def _read_curve(path: Path, name: str) -> Run:
+    curve = read_curve(path, name)
+    return Run(
+        name=name,
+        config=curve.config,
+        steps=curve.steps,
+        returns=curve.returns.mean(axis=1),
+        episodes=np.full(len(curve.steps), curve.returns.shape[1], dtype=np.int64),
+        env_steps=int(curve.steps[-1]),
+    )
 
 
 def _read_metrics(path: Path, name: str) -> tuple[dict[int, list[float]], int]:
