@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from curl.build import checked
 from curl.checks import choice, whole
 from curl.cli import nearest
 from curl.comparison.curves import Curve, read_curve, write_curve
 from curl.comparison.runs import CONFIG, METRICS, due, read_run
-from curl.schema import BOOKKEEPING, USED, complete, within
+from curl.schema import BOOKKEEPING, USED, SettingsError, checked, complete, within
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -131,11 +130,11 @@ def compose_all(wanted: Sequence[Cell]) -> dict[Cell, dict[str, Any]]:
                 try:
                     config = compose("train", overrides=cell.overrides())
                     plain = OmegaConf.to_container(config, resolve=True)
-                except (HydraException, OmegaConfBaseException) as error:
+                    assert isinstance(plain, dict)
+                    named = {str(k): v for k, v in plain.items() if k != "experiment"}
+                    found[cell.key] = checked(named)
+                except (HydraException, OmegaConfBaseException, SettingsError) as error:
                     raise ValueError(f"{cell}: {error}") from None
-                assert isinstance(plain, dict)
-                named = {str(k): v for k, v in plain.items() if k != "experiment"}
-                found[cell.key] = checked(named)
     return {cell: found[cell.key] | {"seed": cell.seed} for cell in wanted}
 
 
@@ -270,7 +269,8 @@ class Table:
                 row = json.loads(line)
                 rows[due(int(row["env_steps"]), run.config)] = row
         steps = sorted(rows)
-        config = {k: v for k, v in run.config.items() if k not in (USED, "run_dir", "logger", "about")}
+        no_part = (USED, "run_dir", "logger", "about")
+        config = {key: value for key, value in run.config.items() if key not in no_part}
         header = {
             "preset": cell.preset,
             "variant": cell.variant,
