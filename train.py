@@ -88,17 +88,17 @@ def train_locked(config: dict[str, Any], stack: contextlib.ExitStack) -> int:
         device=replay_device,
         target=device,
     )
+    precision = choose_precision(config["precision"], device)
     used = {
         "machine": machine(device),
         "opengl": backend,
         "shadow_size": environment["shadow_size"],
         "device": str(device),
-        "precision": str(agent.precision).removeprefix("torch."),
+        "precision": str(precision).removeprefix("torch."),
     }
     save_config(folder, config, used)
     logger = Logger(folder=folder, budget=config["env_steps"], config=config, **config["logger"])
     stack.callback(logger.close)
-    precision = choose_precision(config["precision"], device)
     logger.announce(
         f"{environment['env_id']}, {config['env_steps']:,} env steps, on {device} "
         f"({precision}, {backend})",
