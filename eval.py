@@ -158,7 +158,9 @@ def main() -> int:
         "runs", nargs="+", type=Path, metavar="RUN", help="run folder or state file"
     )
     parser.add_argument("--episodes", type=int, default=10, help="episodes (default 10)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the episodes: any whole number (default 0)"
+    )
     parser.add_argument("--video", action="store_true", help="write an MP4 of the first episode")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:<number>")
     parser.add_argument("--opengl", default="auto", help="auto, egl, osmesa, glfw")

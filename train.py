@@ -129,7 +129,6 @@ def train_locked(config: dict[str, Any], stack: contextlib.ExitStack) -> int:
         checkpoints=Checkpoints(folder),
         generator=generator,
         config=config,
-        action_repeat=environment["action_repeat"],
         **{name: config[name] for name in names},
     )
     stopped_by = trainer.run()

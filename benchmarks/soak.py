@@ -103,7 +103,6 @@ def soak(agent_steps: int, folder: Path, time_limit: float) -> dict[str, Any]:
         generator=generator,
         config=config,
         seed=1,
-        action_repeat=1,
         env_steps=agent_steps,
         batch_size=4,
         initial_steps=500,

@@ -8,7 +8,6 @@ import logging
 import math
 import multiprocessing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from curl.checks import whole
 from curl.environment import display_frame, frames_per_second, make_env
 from curl.guard import Watchdog
 from curl.seeding import Stream, episode_seed
+from curl.video import Film
 from curl.workers import Workers
 
 log = logging.getLogger("curl")
@@ -113,33 +113,34 @@ class Evaluator:
         with self._watched():
             env = make_stacked_env(self.settings, self.frame_stack)
         returns: list[float] = []
-        shots: list[np.ndarray] = []
         try:
             for seed in seeds:
-                with self._watched():
-                    frames, _ = env.reset(seed=seed)
-                total, over = 0.0, False
-                while not over:
-                    self._go_on()
-                    if video is not None and not returns:
-                        with self._watched():
-                            shots.append(display_frame(env))
-                    obs = stack_of(torch.as_tensor(np.asarray(frames)).to(self.device))
-                    action = agent.act(obs, deterministic=True)[0].cpu().numpy()
-                    with self._watched():
-                        frames, reward, terminated, truncated, _ = env.step(action)
-                    total, over = total + float(reward), terminated or truncated
-                returns.append(finite(total))
-            if video is not None:
-                fps = frames_per_second(env, self.settings["action_repeat"])
-                try:
-                    write_video(video, shots, fps)
-                except (OSError, ValueError) as error:  # a full disk, say: the returns count
-                    log.warning("no video %s: %s", video, error)
+                film = contextlib.nullcontext()
+                if video is not None and not returns:
+                    film = Film(video, frames_per_second(env, self.settings["action_repeat"]))
+                with film as filmed:
+                    returns.append(finite(self._episode(agent, env, seed, filmed)))
         finally:
             with self._watched():
                 env.close()
         return returns
+
+    def _episode(self, agent: Agent, env: Any, seed: int, film: Film | None) -> float:
+        """The return of one episode, which `film` shows."""
+        with self._watched():
+            frames, _ = env.reset(seed=seed)
+        total, over = 0.0, False
+        while not over:
+            self._go_on()
+            if film is not None:
+                with self._watched():
+                    film.add(display_frame(env))
+            obs = stack_of(torch.as_tensor(np.asarray(frames)).to(self.device))
+            action = agent.act(obs, deterministic=True)[0].cpu().numpy()
+            with self._watched():
+                frames, reward, terminated, truncated, _ = env.step(action)
+            total, over = total + float(reward), terminated or truncated
+        return total
 
     def _workers(self) -> Workers:
         """The processes, started if they are not there yet or one of them has been killed since."""
@@ -184,24 +185,3 @@ def finite(total: float) -> float:
 def make_stacked_env(settings: Mapping[str, Any], frame_stack: int) -> gym.Env[Any, Any]:
     """`make_env` with observations uint8 [S, H, W, 3]; an episode's first frame is repeated."""
     return FrameStackObservation(make_env(**settings), frame_stack)
-
-
-def write_video(path: Path, frames: Iterable[np.ndarray], fps: Fraction) -> None:
-    """Write frames, uint8 [H, W, 3] with even H and W, as an H.264 MP4; aside, then renamed."""
-    import av  # only those who write videos need its libraries
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".aside.mp4")
-    with av.open(str(aside), "w") as container:
-        stream: Any = None
-        for pixels in frames:
-            if stream is None:
-                stream = container.add_stream("libx264", rate=fps)
-                stream.height, stream.width = pixels.shape[:2]
-                stream.pix_fmt, stream.options = "yuv420p", {"crf": "20"}
-            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
-                container.mux(packet)
-        if stream is not None:
-            for packet in stream.encode():
-                container.mux(packet)
-    aside.replace(path)

@@ -65,7 +65,6 @@ class Trainer:
         config: dict[str, Any],
         threads: Threads,
         seed: int,
-        action_repeat: int,
         env_steps: int,
         batch_size: int,
         updates_per_step: float,
@@ -86,7 +85,6 @@ class Trainer:
         self.replay, self.logger, self.checkpoints = replay, logger, checkpoints
         self.generator, self.config, self.threads = generator, config, threads
         self.seed = whole("seed", seed, at_least=0)
-        self.action_repeat = action_repeat
         self.budget = whole("env_steps", env_steps)
         self.batch_size = whole("batch_size", batch_size)
         self.updates_per_step = as_fraction(positive("updates_per_step", updates_per_step))

@@ -25,6 +25,7 @@ from curl.batch import FrameStacks, stack_of
 from curl.checks import choice, whole
 from curl.cli import exits_with_one_line
 from curl.hardware import choose_opengl, renders_in_software
+from curl.seeding import Stream, episode_seed, generator_seed, random_action
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CPU = torch.device("cpu")
@@ -67,10 +68,10 @@ def observe(task: Mapping[str, Any], *, seed: int, steps: int = 12) -> FrameStac
     config = {"task": task, "render_size": RENDER_SIZE, "shadow_size": "auto"}
     env = make_env(**environment_settings(config, software))
     with contextlib.closing(env):
-        env.action_space.seed(seed)
-        frames = [env.reset(seed=seed)[0]]
-        for _ in range(steps):
-            frames.append(env.step(env.action_space.sample())[0])
+        frames = [env.reset(seed=episode_seed(seed, Stream.VIEWS, 0))[0]]
+        for step in range(steps):
+            action = random_action(seed, step, int(env.action_space.shape[0]))  # pyright: ignore
+            frames.append(env.step(action.numpy())[0])
     return stack_of(torch.as_tensor(np.stack(frames[-FRAME_STACK:])))
 
 
@@ -80,7 +81,7 @@ def rows(stacks: FrameStacks, *, views: int, seed: int) -> list[Row]:
     out = []
     for label, config in configured().items():
         query, key = (augmentations.make(**config[side]) for side in ("query", "key"))
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(generator_seed(seed, Stream.VIEWS))
         drawn = [[picture(view) for view in side(many, generator)] for side in (query, key)]
         out.append(Row(label, picture(query.evaluate(stacks)[0]), *drawn))
     return out

@@ -16,6 +16,7 @@ import yaml
 
 from curl.compare import compare, main
 from curl.comparison.report import sections
+from curl.comparison.runs import due, find_runs
 
 STEPS = tuple(range(0, 100_001, 20_000))
 TASKS = ("cartpole_swingup", "walker_walk")
@@ -216,6 +217,41 @@ def test_a_run_that_is_being_written_is_unfinished(tmp_path: Path) -> None:
     text = (folder / "metrics.jsonl").read_text()
     (folder / "metrics.jsonl").write_text(text[:-20])
     assert compared(tmp_path).grid.gaps()[0].endswith("at 80,000 of 100,000 env steps")
+
+
+def test_evaluations_count_for_the_step_at_which_they_were_due(tmp_path: Path) -> None:
+    """Where episodes have uneven lengths, an evaluation comes up to 7 env steps late (repeat 8)."""
+    late = (
+        (0, 20_003, 40_000, 60_007, 80_001, 100_004),
+        (0, 20_005, 40_006, 60_000, 80_002, 100_000),
+    )
+    for seed, steps in enumerate(late, 1):
+        make_run(tmp_path, seed=seed, steps=steps)
+    runs = find_runs([tmp_path])
+    assert [run.steps.tolist() for run in runs] == [list(STEPS)] * 2
+    assert all(run.reached == run.budget == 100_000 for run in runs)
+    assert compared(tmp_path).grid.steps.tolist() == list(STEPS)  # it refuses differing axes
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0, 0),
+        (20_000, 20_000),
+        (20_007, 20_000),
+        (20_008, 20_008),  # the interval was another one then
+        (50_001, 50_001),
+        (100_003, 100_000),
+        (100_005, 100_005),
+        (100_012, 100_005),
+        (100_013, 100_013),  # of a larger budget
+    ],
+)
+def test_a_budget_is_reached_by_the_agent_step_that_ends_beyond_it(
+    step: int, expected: int
+) -> None:
+    config = {"task": {"action_repeat": 8}, "eval_every": 20_000, "env_steps": 100_005}
+    assert due(step, config) == expected
 
 
 def test_a_resumed_run_that_was_evaluated_twice_counts_once(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ import pytest
 import torch
 
 from curl import evaluation
-from curl.evaluation import Evaluator, make_stacked_env, write_video
+from curl.evaluation import Evaluator, make_stacked_env
 from curl.guard import Watchdog
+from curl.video import Film
 
 SETTINGS = {"env_id": "Pendulum-v1", "action_repeat": 4, "render_size": 24}
 
@@ -31,6 +32,16 @@ class Bright:
         assert deterministic
         brightness = obs.frames[obs.rows[:, -1]].float().mean((1, 2, 3)) / 255
         return (2 * brightness - 1)[:, None].clamp(-1, 1)
+
+
+class Still:
+    """Does nothing, in `width` components."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def act(self, obs: Any, *, deterministic: bool) -> torch.Tensor:
+        return torch.zeros(len(obs), self.width)
 
 
 def evaluator(processes: int, episodes: int = 3) -> Evaluator:
@@ -64,11 +75,44 @@ def test_the_video_plays_the_first_episode(tmp_path: Path) -> None:
 
 def test_a_written_video_holds_the_frames(tmp_path: Path) -> None:
     frames = [np.full((32, 48, 3), value, np.uint8) for value in (0, 80, 160, 240)]
-    write_video(tmp_path / "steps.mp4", frames, fps=Fraction(25, 2))
+    with Film(tmp_path / "steps.mp4", Fraction(25, 2)) as film:
+        for pixels in frames:
+            film.add(pixels)
     with av.open(str(tmp_path / "steps.mp4")) as container:
         means = [f.to_ndarray(format="rgb24").mean() for f in container.decode(video=0)]
         assert container.streams.video[0].average_rate == Fraction(25, 2)
     np.testing.assert_allclose(means, [0, 80, 160, 240], atol=6)
+    assert [path.name for path in tmp_path.iterdir()] == ["steps.mp4"]
+
+
+def test_a_video_that_is_broken_off_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InterruptedError), Film(tmp_path / "steps.mp4", Fraction(10)) as film:
+        film.add(np.zeros((32, 48, 3), np.uint8))
+        raise InterruptedError
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("env_id", "action_repeat", "seconds"),
+    [("Pendulum-v1", 3, 10.05), ("dm_control/point_mass-easy-v0", 28, 20.16)],
+)
+def test_a_video_plays_at_true_speed(
+    tmp_path: Path, env_id: str, action_repeat: int, seconds: float
+) -> None:
+    """200 steps of 0.05 s, and 1000 of 0.02 s, in whole agent steps."""
+    settings = {"env_id": env_id, "action_repeat": action_repeat, "render_size": 24}
+    shown = Evaluator(
+        settings=settings | {"shadow_size": 16},
+        episodes=1,
+        frame_stack=1,
+        device=torch.device("cpu"),
+    )
+    width = 1 if env_id == "Pendulum-v1" else 2
+    shown(Still(width), seed=0, video=tmp_path / "episode.mp4")
+    with av.open(str(tmp_path / "episode.mp4")) as container:
+        stream = container.streams.video[0]
+        length = stream.duration * stream.time_base
+    assert float(length) == pytest.approx(seconds, abs=1e-3)
 
 
 # -- environments that fail ------------------------------------------------------------------------

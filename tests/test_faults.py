@@ -201,7 +201,6 @@ def trainer(tmp_path: Path, handlers: None) -> Iterator[Callable[..., Trainer]]:
             generator=torch.Generator().manual_seed(1),
             config={},
             seed=1,
-            action_repeat=1,
             **knobs | changes,
         )
 

@@ -85,7 +85,6 @@ def run(folder: Path, agent: Agent, **knobs: Any) -> None:
         generator=getattr(agent, "generator", torch.Generator()),
         config={},
         seed=1,
-        action_repeat=1,
         **settings,
     )
     try:

@@ -137,7 +137,7 @@ def test_the_robot_stays_in_view_over_an_episode(name: str) -> None:
                 if number % 60 == 0 or over:
                     seen.append(robot_pixels(env))
         assert over and len(seen) > 3
-        assert min(seen) >= 10, seen
+        assert min(seen) >= 5, seen  # point_mass is a small ball
 
 
 @pytest.mark.parametrize(
