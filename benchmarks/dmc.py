@@ -426,6 +426,7 @@ def command_line(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--results", type=Path, default=ROOT / "results/dmc", help="folder of the curve files")
     add("--runs", type=Path, default=ROOT / "runs/dmc", help="folder of the run folders")
     add("--plan", action="store_true", help="say what would be run, and run nothing")
+    add("--page", action="store_true", help="write docs/results.md from the curves; run nothing")
     return parser.parse_args(argv)
 
 
@@ -436,6 +437,12 @@ def _names(text: str) -> list[str]:
 def drive(arguments: argparse.Namespace, program: tuple[str, ...]) -> int:
     """The command; returns the exit code. `program` is what trains."""
     began = time.monotonic()
+    if arguments.page:
+        from benchmarks.results_page import write_page
+
+        for path in write_page(arguments.results.resolve()):
+            print(shown(path))
+        return 0
     try:
         seeds = [int(seed) for seed in arguments.seeds]
     except ValueError:
