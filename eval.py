@@ -8,19 +8,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 from scipy import stats
 
 from curl.checkpoint import CheckpointError, Checkpoints, env_steps_of, one_of_ours, read_state
 from curl.checks import whole
-from curl.cli import exits_with_one_line
+from curl.cli import BAD_INPUT, exits_with_one_line, refuse
+from curl.guard import StopSignal, reason
 from curl.hardware import (
     choose_device,
     choose_opengl,
@@ -28,6 +31,8 @@ from curl.hardware import (
     renders_in_software,
 )
 from curl.seeding import seed_everything
+from curl.summary import sample_std
+from curl.tables import make_console, table
 from train import build_agent
 
 
@@ -37,24 +42,24 @@ def evaluate_run(
     episodes: int,
     seed: int,
     video: bool,
-    device_name: str,
-    opengl: str,
+    device: torch.device,
+    backend: str,
     processes: int,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Evaluate a run's newest sound checkpoint, or the state file `run`.
 
+    Args:
+        stop: asked before every step; see `Evaluator`.
+
     Returns:
-        Returns of all episodes, their mean, standard deviation and the 95 % t-interval of the mean.
+        Returns of all episodes, their mean, sample standard deviation and the 95 % t-interval of
+        the mean. `failures` lists the files that could not be written.
     """
-    whole("episodes", episodes)
-    whole("seed", seed, at_least=0)
     if not run.exists():
         raise CheckpointError(f"{run} does not exist")
     folder = run if run.is_dir() else run.parent.parent
     state = Checkpoints(run).newest_state() if run.is_dir() else read_state(run)
-    device = choose_device(device_name)
-    prepare_device(device)
-    backend = choose_opengl(opengl, device)
 
     from curl.environment import environment_settings, make_env
     from curl.evaluation import Evaluator
@@ -70,6 +75,9 @@ def evaluate_run(
         agent = build_agent(config, action_dim=action_dim, generator=generator)
         agent.load(state["agent"])
     file = folder / "videos" / f"evaluation-{env_steps}-seed{seed}.mp4" if video else None
+    if file is not None:
+        with contextlib.suppress(OSError):  # of an earlier evaluation, which this one replaces
+            file.unlink(missing_ok=True)
     evaluator = Evaluator(
         settings=environment,
         episodes=episodes,
@@ -78,7 +86,7 @@ def evaluate_run(
         processes=processes,
     )
     try:
-        returns = evaluator(agent, seed=seed, video=file)
+        returns = evaluator(agent, seed=seed, video=file, stop=stop)
     finally:
         evaluator.close()
     result: dict[str, Any] = {
@@ -91,61 +99,114 @@ def evaluate_run(
         **summary(returns),
         "returns": returns,
     }
+    failures = []
     if file is not None and file.exists():
         result["video"] = str(file)
-    aside = folder / "evaluation.json.aside"
-    aside.write_text(json.dumps(result, indent=2) + "\n")
-    aside.replace(folder / "evaluation.json")
-    return result
+    elif file is not None:
+        failures.append(f"{file} could not be written")
+    try:
+        write_json(folder / "evaluation.json", result)
+    except OSError as error:
+        result["file"] = None
+        failures.append(f"{folder / 'evaluation.json'} could not be written: {error.strerror}")
+    return result | ({"failures": failures} if failures else {})
 
 
 def summary(returns: list[float]) -> dict[str, Any]:
     """Mean, sample standard deviation and 95 % t-interval of the mean (None for one episode)."""
-    values = np.asarray(returns)
-    mean = float(values.mean())
-    if len(values) < 2:
-        return {"mean": mean, "std": 0.0, "interval": None}
-    std = float(values.std(ddof=1))
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * std / len(values) ** 0.5
+    mean, std = float(np.mean(returns)), sample_std(returns)
+    if std is None:
+        return {"mean": mean, "std": None, "interval": None}
+    half = float(stats.t.ppf(0.975, len(returns) - 1)) * std / len(returns) ** 0.5
     return {"mean": mean, "std": std, "interval": [mean - half, mean + half]}
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write aside, then rename; `OSError` if that cannot be done."""
+    aside = path.with_name(path.name + ".aside")
+    try:
+        aside.write_text(json.dumps(content, indent=2) + "\n")
+        aside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+
+
 def show(results: list[dict[str, Any]]) -> None:
-    """A table, one row a checkpoint."""
-    table = Table()
-    table.add_column("run", overflow="fold")
-    for column in ("env steps", "episodes", "mean return", "std", "95 % interval"):
-        table.add_column(column, justify="right")
+    """A table, one row a checkpoint, and the files that were written."""
+    head = ("run", "env steps", "episodes", "mean return", "sample std", "95 % interval")
+    rows = []
     for r in results:
         low, high = r["interval"] or (None, None)
         interval = "-" if low is None else f"[{low:.1f}, {high:.1f}]"
-        row = (f"{r['env_steps']:,}", str(r["episodes"]), f"{r['mean']:.1f}", f"{r['std']:.1f}")
-        table.add_row(r["run"], *row, interval)
-    console = Console()
-    console.print(table)
+        std = "-" if r["std"] is None else f"{r['std']:.1f}"
+        cells = (f"{r['env_steps']:,}", str(r["episodes"]), f"{r['mean']:.1f}", std, interval)
+        rows.append((r["run"], *cells))
+    console = make_console()
+    console.print(table(head, rows, width=console.width, right=range(1, len(head))))
     for r in results:
-        console.print(r["file"], r.get("video", ""), soft_wrap=True)
+        files = " ".join(f for f in (r["file"], r.get("video")) if f)
+        console.print(Text(files), soft_wrap=True)
 
 
 def evaluate_all(arguments: argparse.Namespace) -> int:
+    """Evaluate each run; what fails is reported, and costs nothing of the others.
+
+    Returns:
+        The exit code: 0, or 2 if anything failed, or 128 + n after signal n.
+    """
     torch.set_grad_enabled(False)
-    results = [
-        evaluate_run(
-            run,
-            episodes=arguments.episodes,
-            seed=arguments.seed,
-            video=arguments.video,
-            device_name=arguments.device,
-            opengl=arguments.opengl,
-            processes=arguments.processes,
-        )
-        for run in arguments.runs
-    ]
-    show(results)
+    whole("episodes", arguments.episodes)
+    whole("processes", arguments.processes)
+    whole("seed", arguments.seed, at_least=0)
+    device = choose_device(arguments.device)
+    prepare_device(device)
+    backend = choose_opengl(arguments.opengl, device)
+    asked = StopSignal(
+        lambda text: print(text, file=sys.stderr),
+        what="stopping; results of the runs evaluated so far follow",
+    )
+    results: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    for run in arguments.runs:
+        try:
+            result = evaluate_run(
+                run,
+                episodes=arguments.episodes,
+                seed=arguments.seed,
+                video=arguments.video,
+                device=device,
+                backend=backend,
+                processes=arguments.processes,
+                stop=lambda: asked.number is not None,
+            )
+        except InterruptedError:
+            break
+        except Exception as error:
+            if os.environ.get("CURL_TRACEBACK"):
+                traceback.print_exc()
+            expected = isinstance(error, (ValueError, OSError))
+            text = str(error) if expected else reason(error)
+            refuse(text if str(run) in text else f"{run}: {text}")
+            failed.append({"run": str(run), "error": text})
+            continue
+        results.append(result)
+        for failure in result.get("failures", ()):
+            refuse(failure)
+    if results:
+        show(results)
+    complete = not failed and not any("failures" in result for result in results)
     if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(results, indent=2) + "\n")
-    return 0
+        try:
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(arguments.out, [*results, *failed])
+        except OSError as error:
+            refuse(f"{arguments.out} could not be written: {error.strerror}")
+            complete = False
+    if asked.number is not None:
+        return 128 + asked.number
+    return 0 if complete else BAD_INPUT
 
 
 def main() -> int:

@@ -181,10 +181,10 @@ def main() -> int:
     rows = measure(options.batch, options.seconds)
     title = f"ms a batch of {options.batch}, {options.threads} threads, torch {torch.__version__}"
     table = Table(box=box.SIMPLE, title=title)
-    table.add_column("augmentation")
+    table.add_column("augmentation", overflow="fold")
     columns = ("ours", "kornia", "torchvision", "torch")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     for name, row in rows.items():
         table.add_row(name, *(number(row[c]) if c in row else "" for c in columns))
     Console().print(table)

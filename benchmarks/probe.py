@@ -175,7 +175,9 @@ def names(group: str) -> list[str]:
 
 def table(rows: list[dict[str, Any]]) -> Table:
     columns = ("r2", "r2_untrained", "accuracy", "effective_rank", "ms_per_update")
-    drawn = Table("objective", "augmentation", *(c.replace("_", " ") for c in columns))
+    drawn = Table()
+    for column in ("objective", "augmentation", *(c.replace("_", " ") for c in columns)):
+        drawn.add_column(column, overflow="fold")
     for row in rows:
         cells = [f"{row[c]:.3g}" if c in row else "" for c in columns]
         drawn.add_row(row["objective"], row["augmentation"], *cells)

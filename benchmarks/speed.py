@@ -274,7 +274,7 @@ def run(arguments: argparse.Namespace) -> int:
         options["software"] = renders_in_software(backend, device)
         options["make_env"] = cartpole
     except OpenGLError as error:
-        console.print(f"without environments: {error}")
+        console.print(f"without environments: {error}", markup=False)
     if arguments.quick:
         options |= {"seconds": 8.0, "rounds": (3, 20), "other_shadows": False}
     settings = Settings(

@@ -26,9 +26,9 @@ def timings(values: dict[str, Any]) -> Table:
         caption="medians and quartiles; 'plain /' is plain's time over this one's, round by round",
     )
     for column in ("what", "batch", "contender"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for column in ("ms", "quartiles", "plain /", "quartiles"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     against = {
         (row["what"], row["batch"], row["contender"]): row
         for row in values["speedups"]
@@ -65,9 +65,9 @@ def floors(values: dict[str, Any]) -> Table:
         "time_over_floor": "time / floor",
     }
     for column in ("batch", "contender"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for column in columns.values():
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     for row in values["floor"]:
         numbers = [number(row[name]) for name in columns]
         table.add_row(str(row["batch"]), row["contender"], *numbers)

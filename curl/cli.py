@@ -12,10 +12,10 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console
-from rich.logging import RichHandler
+from rich.text import Text
 
 from curl.hardware import OpenGLError
 
@@ -42,13 +42,28 @@ def refuse(error: object) -> int:
     return BAD_INPUT
 
 
+class LogLines(logging.Handler):
+    """Prints each message on stderr as one line, however narrow the terminal; brackets stay."""
+
+    STYLES: ClassVar = {"INFO": "blue", "WARNING": "yellow", "ERROR": "bold red"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.console = Console(stderr=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = " ".join(record.getMessage().splitlines())
+            level = Text(f"{record.levelname:<8} ", style=self.STYLES.get(record.levelname, ""))
+            self.console.print(level.append(message, style="default"), soft_wrap=True)
+        except Exception:
+            self.handleError(record)
+
+
 def show_warnings() -> None:
     """Log lines of `curl` on stderr, one a line."""
-    handler = RichHandler(
-        console=Console(stderr=True), show_time=False, show_path=False, markup=False
-    )
     logger = logging.getLogger("curl")
-    logger.handlers, logger.propagate = [handler], False
+    logger.handlers, logger.propagate = [LogLines()], False
     logger.setLevel(logging.INFO)
 
 

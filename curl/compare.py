@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
+from rich.text import Text
 
 from curl.comparison import rendering, report
 from curl.comparison.analysis import Comparison, analyse
 from curl.comparison.grid import SHORTCUTS, make_grid
 from curl.comparison.runs import find_runs
 from curl.comparison.tables import write_csv
+from curl.tables import make_console
 
 
 def compare(
@@ -89,10 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         out=options.out,
         generator=np.random.default_rng(options.resampling_seed),
     )
-    console = Console()
+    console = make_console()
     rendering.terminal(report.title(comparison), report.sections(comparison), console)
     if options.out is not None:
-        console.print(f"\nreport: {options.out / 'report.html'}", markup=False, highlight=False)
+        console.print(Text(f"\nreport: {options.out / 'report.html'}"), soft_wrap=True)
     return 0
 
 

@@ -16,6 +16,7 @@ import argparse
 import fcntl
 import os
 import re
+import signal
 import socket
 import sys
 import time
@@ -23,12 +24,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
+from curl import tables
 from curl.comparison.runs import CONFIG, METRICS, Run, named, read_run, run_folders
 from curl.lock import LOCK
 
@@ -104,16 +106,16 @@ def find(paths: Sequence[Path]) -> list[Status]:
     return [status(folder, name) for folder, name in named(folders).items()]
 
 
-def table(found: Sequence[Status]) -> Group:
-    """All runs, a row each, and a line that counts them and says where they are."""
+def table(found: Sequence[Status], width: int = 120) -> Group:
+    """All runs, a row each, and a line that counts them and says where they are.
+
+    Args:
+        width: characters in a line.
+    """
     top = os.path.commonpath([Path(each.name).parent for each in found])
-    rows = Table(box=None, pad_edge=False, header_style="bold")
-    rows.add_column("run", overflow="fold")
-    for title in ("state", "env steps", "of", "return", "at", "updated"):
-        rows.add_column(title, justify="left" if title == "state" else "right", no_wrap=True)
+    head = ["run", "state", "env steps", "of", "return", "at", "updated"]
     noted = any(each.note for each in found)
-    if noted:
-        rows.add_column("")
+    rows: list[list[Text]] = []
     for each in found:
         run, cells = each.run, ["-"] * 4
         if run is not None:
@@ -122,11 +124,12 @@ def table(found: Sequence[Status]) -> Group:
                 cells[2:] = f"{run.returns[-1]:.1f}", f"{run.reached:,}"
         cells += [_ago(each.age)] + [each.note] * noted
         state = Text(each.state, style=STATES[each.state])
-        rows.add_row(Text(os.path.relpath(each.name, top)), state, *map(Text, cells))
+        rows.append([Text(os.path.relpath(each.name, top)), state, *map(Text, cells)])
     counts = Counter(each.state for each in found)
     told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     total = f"{len(found)} run{'s' * (len(found) != 1)}{' in ' * bool(top)}{top}"
-    return Group(rows, Text(f"\n{total}: {told}"))
+    drawn = tables.table([*head, *[""] * noted], rows, width=width, right=range(2, len(head)))
+    return Group(drawn, Text(f"\n{total}: {told}"))
 
 
 def _ago(seconds: float | None) -> str:
@@ -159,20 +162,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="default: runs")
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again")
     options = parser.parse_args(argv)
-    console = Console()
+    console = tables.make_console()
     try:
         if options.watch is None:
-            console.print(table(find(options.runs)))
+            console.print(table(find(options.runs), console.width))
             return 0
-        with Live(table(find(options.runs)), console=console, auto_refresh=False) as live:
-            while True:
-                time.sleep(max(options.watch, 0.1))
-                live.update(table(find(options.runs)), refresh=True)
+        watch(options.runs, max(options.watch, 0.1), console)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 0
+    except Stopped as stopped:
+        return 0 if stopped.number == signal.SIGINT else 128 + stopped.number
+    return 0
+
+
+class Stopped(Exception):  # noqa: N818
+    """A signal asked to stop."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def watch(runs: Sequence[Path], seconds: float, console: Console) -> None:
+    """Show the table again and again. It hides the cursor, and shows it again however it ends.
+
+    Raises:
+        Stopped: by SIGINT or SIGTERM; further ones do not disturb the way out, which ends the
+            process.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def stop(number: int, _: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
+
+    for number in numbers:
+        signal.signal(number, stop)
+    with Live(table(find(runs), console.width), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(seconds)
+            live.update(table(find(runs), console.width), refresh=True)
 
 
 if __name__ == "__main__":

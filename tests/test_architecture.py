@@ -15,7 +15,7 @@ PROGRAMS = [path for path in (ROOT / "train.py", ROOT / "eval.py") if path.exist
 
 # From the bottom up. A package is one entry: its own modules may import each other.
 LAYERS = (
-    ("checks", "egl", "limits", "preload", "summary", "schema"),
+    ("checks", "egl", "limits", "preload", "tables", "summary", "schema"),
     ("batch", "hardware", "registry", "rendering", "seeding", "video"),
     (
         "environment",

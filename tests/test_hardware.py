@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import os
@@ -79,13 +80,10 @@ def test_programs_prepare_the_device_before_anything_is_made(
     config = {"threads": 0, "device": "cuda:1", "opengl": "auto"}
     with pytest.raises(StopHereError):
         training_program.train_locked(config, None)  # pyright: ignore[reportArgumentType]
-    monkeypatch.setattr(evaluation_program, "read_state", lambda _: {})
-    (tmp_path / "state.pt").touch()
-    settings = {"episodes": 1, "seed": 0, "video": False, "processes": 1}
+    settings = {"episodes": 1, "seed": 0, "video": False, "processes": 1, "out": None}
+    settings |= {"runs": [tmp_path], "device": "cuda:1", "opengl": "auto"}
     with pytest.raises(StopHereError):
-        evaluation_program.evaluate_run(
-            tmp_path / "state.pt", device_name="cuda:1", opengl="auto", **settings
-        )
+        evaluation_program.evaluate_all(argparse.Namespace(**settings))
     assert calls == [GPU, GPU]
 
 

@@ -171,7 +171,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @settings(fuzz, max_examples=150)
 @given(st.data())
 def test_eval_refuses_a_damaged_state_in_one_line(
-    small: Path, tmp_path: Path, tally: Counter[str], capsys: Any, data: st.DataObject
+    small: Path,
+    tmp_path: Path,
+    handlers: None,
+    tally: Counter[str],
+    capsys: Any,
+    data: st.DataObject,
 ) -> None:
     tally["bad inputs"] += 1
     path = tmp_path / "checkpoints" / "state-50.pt"

@@ -7,10 +7,10 @@ import html
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from curl.comparison.report import Rows, Section
+from curl.tables import table
 
 CAPTIONS = {
     "scores": "Every run (small dots), IQM and its 95 % interval.",
@@ -47,12 +47,7 @@ def terminal(title: str, sections: Sequence[Section], console: Console) -> None:
             console.print(Text(f"• {line}"), soft_wrap=True)
         if section.table:
             head, *rows = section.table
-            table = Table(box=None, pad_edge=False)
-            for name in head:
-                table.add_column(Text(name))
-            for row in rows:
-                table.add_row(*map(Text, row))
-            console.print(table)
+            console.print(table(head, rows, width=console.width))
 
 
 def markdown(title: str, sections: Sequence[Section]) -> str:

@@ -8,6 +8,7 @@ from curl.comparison.analysis import Comparison
 from curl.comparison.grid import SHORTCUTS, seeds_count, seeds_text
 from curl.comparison.published import CURL, published
 from curl.comparison.statistics import AGGREGATES, PERMUTATIONS, RESAMPLES, Estimate
+from curl.summary import sample_std
 
 Rows = list[list[str]]
 NONE = "\N{EN DASH}"  # a cell with nothing to say
@@ -78,7 +79,7 @@ def _p_value(p: float) -> str:
 def _scores(comparison: Comparison) -> Rows:
     grid = comparison.grid
     paper = any(published(task, grid.at) for task in grid.tasks)
-    rows = [["task", grid.by, "IQM", "mean ± std", "area under curve"]]
+    rows = [["task", grid.by, "IQM", "mean ± sample std", "area under curve"]]
     for task in grid.tasks:
         for variant in grid.variants:
             cell = comparison.cells.get((variant, task))
@@ -86,7 +87,8 @@ def _scores(comparison: Comparison) -> Rows:
                 rows.append([task, variant, "incomplete", NONE, NONE])
                 continue
             last = cell.returns[:, -1]
-            spread = f"{last.mean():.0f}" + f" ± {last.std():.0f}" * (len(last) > 1)
+            std = sample_std(last)
+            spread = f"{last.mean():.0f}" + ("" if std is None else f" ± {std:.0f}")
             rows.append([task, variant, interval(cell.score), spread, interval(cell.area)])
         if paper and (reference := published(task, grid.at)):
             spread = f"{reference[0]} ± {reference[1]}"
@@ -182,7 +184,8 @@ def _method(comparison: Comparison) -> tuple[str, ...]:
         f"Intervals: 95 %, percentiles of {RESAMPLES:,} stratified bootstrap resamples (runs drawn "
         "within each task). Few runs make them too narrow: on one task with normal scores they "
         "cover the truth 73 % of the time with 3 seeds, 89 % with 5, 94 % with 10.",
-        "IQM: mean of the middle half of runs. Area under curve: mean height of the learning curve "
+        "Sample std: standard deviation of runs with ddof = 1. IQM: mean of the middle half of "
+        "runs. Area under curve: mean height of the learning curve "
         f"from {grid.steps[0]:,} to {grid.at:,} env steps. Optimality gap: mean shortfall from "
         "the maximum, lower is better. Profiles: share of runs above each score.",
         "P: probability that a run of the first variant scores higher than a run of the second, "
@@ -194,5 +197,8 @@ def _method(comparison: Comparison) -> tuple[str, ...]:
     if unknown:
         lines.append(f"Not normalised, for want of a known maximum: {', '.join(unknown)}.")
     if any(task in scores for task in grid.tasks for scores in CURL.values()):
-        lines.append("Published: Laskin et al. 2020, 10 seeds, batch 512, at the env steps named.")
+        lines.append(
+            "Published: Laskin et al. 2020, 10 seeds, batch 512, at the env steps named; the paper "
+            "does not say which standard deviation it gives."
+        )
     return tuple(lines)

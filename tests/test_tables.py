@@ -1,0 +1,128 @@
+"""Tables at every width: nothing is cut, and nothing is read as markup."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+from test_compare import make_run
+
+from curl import compare, status
+from curl.tables import UNLIMITED, make_console, table
+from eval import show
+
+NAME = "runs/[a]/a_rather_long_name_of_an_experiment-with-[bold]brackets[/bold]/seed_1"
+HEAD = ("run", "state", "env steps", "95 % interval")
+ROWS = [(NAME, "finished", "1,000,000", "[812.3, 840.1]"), ("short", "-", "0", "-")]
+
+
+def characters(*texts: str) -> Counter[str]:
+    """What is printed, blanks aside: a folded cell has the same."""
+    return Counter("".join("".join(texts).split()))
+
+
+def printed(width: int, *args: Any, **keywords: Any) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table(*args, width=width, **keywords))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [1, 7, 20, 40, 60, 80, 300])
+def test_no_cell_is_cut_at_any_width(width: int) -> None:
+    text = printed(width, HEAD, ROWS, right=(2, 3))
+    assert characters(*HEAD, *ROWS[0], *ROWS[1]) <= characters(text)
+    assert all(len(line.rstrip()) <= width for line in text.splitlines())
+
+
+def test_a_long_label_folds_before_numbers_do() -> None:
+    lines = printed(80, HEAD, ROWS, right=(2, 3)).splitlines()
+    assert lines[0].split() == ["run", "state", "env", "steps", "95", "%", "interval"]
+    assert lines[1].split()[1:] == ["finished", "1,000,000", "[812.3,", "840.1]"]
+    assert "".join(line.split()[0] for line in lines[1:-1]) == NAME
+
+
+def test_where_nothing_fits_each_row_is_a_block_of_lines() -> None:
+    lines = printed(40, HEAD, [ROWS[1]]).splitlines()
+    assert (
+        lines == ["run: short", "  state: -", "  env steps: 0", "  95 % interval: -"]
+        or len(lines) == 2
+    )
+    lines = printed(20, HEAD, [ROWS[1]]).splitlines()
+    assert lines == ["run: short", "  state: -", "  env steps: 0", "  95 % interval: -"]
+
+
+def test_a_pipe_has_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert make_console().width == UNLIMITED
+    monkeypatch.setenv("COLUMNS", "40")
+    assert make_console().width == 40
+
+
+def test_styled_cells_keep_their_style() -> None:
+    console = Console(file=io.StringIO(), width=40, force_terminal=True, color_system="standard")
+    console.print(table(("a",), [(Text("stale", style="yellow"),)], width=40))
+    assert isinstance(console.file, io.StringIO)
+    assert "\x1b[33mstale" in console.file.getvalue()
+
+
+# -- what users see --------------------------------------------------------------------------------
+
+WIDTHS = pytest.mark.parametrize("columns", ["40", "80", None], ids=str)
+
+
+@pytest.fixture
+def in_columns(columns: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if columns is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", columns)
+
+
+@WIDTHS
+@pytest.mark.usefixtures("in_columns")
+def test_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
+    result = {"run": NAME, "file": f"{NAME}/evaluation.json", "env_steps": 1_000_000}
+    result |= {"episodes": 10, "mean": 812.3, "std": 23.4, "interval": [801.2, 823.4]}
+    alone = result | {"episodes": 1, "std": None, "interval": None, "file": None}
+    show([result, alone])
+    text = capsys.readouterr().out
+    expected = [NAME, "1,000,000", "10", "812.3", "23.4", "[801.2, 823.4]", NAME, "1,000,000"]
+    assert characters(*expected, f"{NAME}/evaluation.json") <= characters(text)
+    assert "sample std" in text and f"{NAME}/evaluation.json" in text
+
+
+@WIDTHS
+@pytest.mark.usefixtures("in_columns")
+def test_the_states_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    note = "the [bold]environment's step raised ValueError: [/x]"
+    make_run(tmp_path / "[a]", "[red]a_rather_long_variant_indeed[red]")
+    failed = make_run(tmp_path / "[b]", steps=(0,))
+    (failed / "failure.txt").write_text(note)
+    assert status.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    names = (
+        "[a]/cartpole_swingup/curl-[red]a_rather_long_variant_indeed[red]-infonce/seed_1",
+        "[b]/cartpole_swingup/curl-crop-infonce/seed_1",
+    )
+    assert characters(*names, note, "finished", "failed", "100,000") <= characters(text)
+    assert "2 runs" in text
+
+
+@WIDTHS
+@pytest.mark.usefixtures("in_columns")
+def test_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("[a]", "[red]a_rather_long_variant_indeed[red]")
+    for variant in names:
+        for seed in (1, 2):
+            make_run(tmp_path / "[b]", variant, seed=seed, final=500 + seed)
+    out = tmp_path / "[c]"
+    assert compare.main([str(tmp_path / "[b]"), "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert characters(*names, *names, "sample std", "501 ± 1", "501 ± 1") <= characters(text)
+    assert f"report: {out}/report.html" in text
