@@ -1,4 +1,7 @@
-"""One thread (2-thread runs are erratic beside other tests), no wandb, headless OpenGL.
+"""One thread (2-thread runs are erratic beside other tests), no wandb, headless OpenGL, no GPU.
+
+`CURL_TEST_DEVICE=cuda python -m pytest` leaves the GPUs visible: runs that the tests start then
+take one where they would, and the recorded updates of test_golden.py are computed on it.
 
 At the end it says what was tried: counted in the tests, so a deselected one counts nothing.
 """
@@ -12,15 +15,20 @@ from collections.abc import Iterator
 import pytest
 
 os.environ.setdefault("WANDB_MODE", "disabled")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+DEVICE = os.environ.get("CURL_TEST_DEVICE", "cpu")
+if DEVICE == "cpu":
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
-import torch
+import torch  # noqa: E402
 
-from curl.hardware import OpenGLError, choose_opengl
+from curl.hardware import OpenGLError, choose_opengl  # noqa: E402
 
 torch.set_num_threads(1)
 with contextlib.suppress(OpenGLError):  # before anything imports MuJoCo's renderer
     choose_opengl("auto", torch.device("cpu"))
+
+if DEVICE != "cpu" and not torch.cuda.is_available():
+    raise pytest.UsageError(f"CURL_TEST_DEVICE={DEVICE}, but PyTorch sees no GPU")
 
 TALLY = pytest.StashKey[Counter[str]]()
 
