@@ -283,10 +283,13 @@ def settings(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def test_a_whole_run_and_its_evaluation(package: Path, tmp_path: Path) -> None:
+    seed = 10**25  # any whole number is one
     changes = settings("NeedsArgument", task__kwargs="{level: 3}", task__max_episode_steps=20)
+    changes["seed"] = seed
     done = run(command(tmp_path, **changes, video=True), PYTHONPATH=str(package))
     assert done.returncode == 0, done.stderr
     recorded = rows(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "videos").iterdir())[-1] == "00000100.mp4"
     evaluations = [row for row in recorded if row["kind"] == "evaluation"]
     # episodes have 20 env steps: agent steps of 3, 3, 3, 3, 3, 3 and 2
     assert [row["env_steps"] for row in evaluations] == [0, 40, 80, 100]
@@ -294,12 +297,20 @@ def test_a_whole_run_and_its_evaluation(package: Path, tmp_path: Path) -> None:
     episodes = [(row["env_steps"], row["length"]) for row in recorded if row["kind"] == "episode"]
     assert episodes == [(20 * n, 7) for n in range(1, 6)]
     assert recorded[-1]["agent_steps"] == 35
+    done = run(command(tmp_path, **changes | {"env_steps": 125}), PYTHONPATH=str(package))
+    assert done.returncode == 0 and "resumed at 100 env steps" in done.stdout, done.stderr
+    assert rows(tmp_path)[: len(recorded)] == recorded
+    assert [row["env_steps"] for row in rows(tmp_path)][-1] == 126
     out = tmp_path / "out.json"
     arguments = [sys.executable, str(ROOT / "eval.py"), str(tmp_path), "--out", str(out)]
-    done = run([*arguments, "--episodes", "2", "--processes", "2"], PYTHONPATH=str(package))
+    arguments += ["--episodes", "2", "--processes", "2", "--seed", str(seed)]
+    done = run(arguments, PYTHONPATH=str(package))
     assert done.returncode == 0, done.stderr
     (result,) = json.loads(out.read_text())
-    assert result["env_steps"] == 100 and len(set(result["returns"])) == 2
+    assert result["env_steps"] == 126 and result["seed"] == seed
+    last = [row for row in rows(tmp_path) if row["kind"] == "evaluation"][-1]["returns"]
+    assert result["returns"] == pytest.approx(last, abs=1e-3)  # the same episodes, side by side
+    assert len(set(last)) == 2
 
 
 @pytest.mark.parametrize(
