@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from curl.evaluation import write_video
 from curl.logger import Logger
+from curl.video import Film
 
 
 class Noted:
@@ -135,7 +136,9 @@ def test_every_offline_file_holds_the_whole_run(tmp_path: Path) -> None:
     """The run is killed at env step 60, and resumed from its checkpoint at 40, to 80."""
     videos = [Logger.video_path(make_logger(tmp_path), steps) for steps in (20, 70)]
     for video in videos:
-        write_video(video, [np.zeros((16, 16, 3), np.uint8)] * 3, fps=10)
+        with Film(video, Fraction(10)) as film:
+            for _ in range(3):
+                film.add(np.zeros((16, 16, 3), np.uint8))
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     environment |= {"WANDB_CONSOLE": "off", "PYTHONPATH": str(Path(__file__).parents[1])}
     for begin, end in ((-10, 60), (40, 80)):
