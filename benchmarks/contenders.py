@@ -90,6 +90,7 @@ class Contender(Protocol):
 
     def act(self) -> np.ndarray:
         """A sampled action float32 [A] for the newest frame stack, in host memory."""
+        ...
 
 
 class Ours:

@@ -80,16 +80,18 @@ def record(seed: int, episodes: int = EPISODES) -> tuple[ReplayBuffer, np.ndarra
 def make_agent(objective: str, augmentation: str, seed: int) -> SAC:
     """The agent of `configs/`, smaller, and with pixel sizes scaled from 100 to EDGE."""
     generator = seed_everything(seed, torch.device("cpu"))
-    agent = OmegaConf.load(CONFIGS / "agent" / "curl.yaml")
-    agent.learning_rate, agent.hidden_dim = 1e-3, 64
+    settings = OmegaConf.load(CONFIGS / "agent" / "curl.yaml")
+    settings.learning_rate, settings.hidden_dim = 1e-3, 64
     config = {
-        "agent": OmegaConf.to_container(agent),
+        "agent": OmegaConf.to_container(settings),
         "augmentation": scaled(load("augmentation", augmentation)),
         "objective": load("objective", objective),
         "frame_stack": 3,
         "precision": "auto",
     }
-    return build_agent(config, action_dim=1, generator=generator)
+    agent = build_agent(config, action_dim=1, generator=generator)
+    assert isinstance(agent, SAC)
+    return agent
 
 
 def load(group: str, name: str) -> Any:
@@ -185,7 +187,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--objectives", nargs="+", default=names("objective"))
     parser.add_argument("--augmentations", nargs="+", default=["crop", "gaussian", "shift"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])

@@ -25,6 +25,7 @@ from curl.checkpoint import Checkpoints
 from curl.environment import make_env
 from curl.evaluation import Evaluator
 from curl.logger import Logger
+from curl.processor import Threads
 from curl.replay import ReplayBuffer
 from curl.seeding import seed_everything
 from curl.trainer import Trainer
@@ -53,7 +54,9 @@ class Dot(gym.Env[np.ndarray, np.ndarray]):
         return self.level, 1 - abs(float(self.level[0])), False, self.time == EPISODE, {}
 
     def render(self) -> np.ndarray:
-        return np.full((EDGE, EDGE, 3), int(127.5 * (1 + self.level[0])), np.uint8)
+        pixels = np.full((EDGE, EDGE, 3), int(127.5 * (1 + self.level[0])), np.uint8)
+        pixels[: EDGE // 2, :2] = (255, 0, 0)  # so that no frame is of one colour
+        return pixels
 
 
 class Sampled(Trainer):
@@ -77,7 +80,9 @@ class Sampled(Trainer):
 def soak(agent_steps: int, folder: Path, time_limit: float) -> dict[str, Any]:
     """Train for `agent_steps`, or `time_limit` seconds; the samples and what they amount to."""
     torch.set_num_threads(1)
-    gym.register("SoakDot-v0", entry_point=Dot, max_episode_steps=EPISODE)
+    gym.register(
+        "SoakDot-v0", entry_point=lambda **settings: Dot(**settings), max_episode_steps=EPISODE
+    )
     crop = {"name": "crop", "size": 18}
     agent_settings = {"name": "sac", "discount": 0.99, "hidden_dim": 8, "latent_dim": 8}
     agent_settings |= {"learning_rate": 1e-3, "alpha_learning_rate": 1e-4, "alpha_beta1": 0.5}
@@ -105,6 +110,8 @@ def soak(agent_steps: int, folder: Path, time_limit: float) -> dict[str, Any]:
         seed=1,
         env_steps=agent_steps,
         batch_size=4,
+        threads=Threads(torch.get_num_threads()),
+        updates_per_step=1,
         initial_steps=500,
         eval_every=1000,
         checkpoint_every=1000,

@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ class Report:
     def time(
         self,
         what: str,
-        functions: dict[str, Callable[[], object]],
+        functions: Mapping[str, Callable[[], object]],
         *,
         share: float = 0.1,
         batch: int | None = None,
