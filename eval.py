@@ -9,31 +9,37 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # no traceback of the slow imports
 
 import numpy as np
 import torch
 from rich.text import Text
 from scipy import stats
 
+from curl import schema
+from curl.build import build_agent
 from curl.checkpoint import CheckpointError, Checkpoints, env_steps_of, one_of_ours, read_state
 from curl.checks import whole
-from curl.cli import BAD_INPUT, exits_with_one_line, refuse
+from curl.cli import BAD_INPUT, exits_with_one_line, program, refuse
 from curl.guard import StopSignal, reason
 from curl.hardware import (
     choose_device,
     choose_opengl,
+    load_renderer,
     prepare_device,
     renders_in_software,
 )
 from curl.seeding import seed_everything
 from curl.summary import sample_std
 from curl.tables import make_console, table
-from train import build_agent
 
 
 def evaluate_run(
@@ -60,12 +66,13 @@ def evaluate_run(
         raise CheckpointError(f"{run} does not exist")
     folder = run if run.is_dir() else run.parent.parent
     state = Checkpoints(run).newest_state() if run.is_dir() else read_state(run)
+    with settings_of(run):
+        config = schema.checked(state["config"], schema.Policy)
 
     from curl.environment import environment_settings, make_env
     from curl.evaluation import Evaluator
 
-    with one_of_ours(run):
-        config = state["config"]
+    with one_of_ours(run), settings_of(run):
         task = str(config["task"]["name"])
         env_steps = int(env_steps_of(state))
         environment = environment_settings(config, renders_in_software(backend, device))
@@ -110,6 +117,16 @@ def evaluate_run(
         result["file"] = None
         failures.append(f"{folder / 'evaluation.json'} could not be written: {error.strerror}")
     return result | ({"failures": failures} if failures else {})
+
+
+@contextlib.contextmanager
+def settings_of(run: Path) -> Iterator[None]:
+    """Refusals of a saved setting say whose it is: another version may have saved it."""
+    try:
+        yield
+    except schema.SettingsError as error:
+        line = f"{run} has settings that this version does not take: {error}"
+        raise CheckpointError(line) from None
 
 
 def summary(returns: list[float]) -> dict[str, Any]:
@@ -163,6 +180,7 @@ def evaluate_all(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device)
     prepare_device(device)
     backend = choose_opengl(arguments.opengl, device)
+    load_renderer(backend)
     asked = StopSignal(
         lambda text: print(text, file=sys.stderr),
         what="stopping; results of the runs evaluated so far follow",
@@ -234,4 +252,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

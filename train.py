@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # no traceback of the slow imports
+
 import hydra
+import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -20,17 +26,20 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from curl import sweep
-from curl.build import build_agent, checked
-from curl.cli import exits_with_one_line, fail_on_unknown_keys
+from curl.build import build_agent, checked, require_machine
+from curl.cli import exits_with_one_line, refuse
+from curl.comparison.runs import CONFIG
 from curl.hardware import (
-    choose_device,
     choose_opengl,
     choose_precision,
+    load_renderer,
     machine,
     prepare_device,
     renders_in_software,
 )
 from curl.limits import available_cores
+from curl.lock import InUseError, locked
+from curl.overrides import explained, hydra_program
 from curl.processor import Threads, keep_freed_memory
 from curl.schema import USED, differences
 from curl.seeding import seed_everything
@@ -38,32 +47,42 @@ from curl.status import FAILURE
 
 
 def train(config: dict[str, Any]) -> int:
-    """One run from a plain configuration; returns the process's exit code."""
-    from curl.lock import locked
+    """One run from a plain configuration; returns the process's exit code.
 
+    What can be known to be wrong is refused before anything is opened or written.
+    """
+    keep_freed_memory()
     config = checked(config)
+    device = require_machine(config["device"], config["opengl"])
     folder = Path(config["run_dir"])
     refuse_another_run(folder, config)
-    with locked(folder), contextlib.ExitStack() as stack:
-        failure = folder / FAILURE
-        failure.unlink(missing_ok=True)
-        try:
-            return train_locked(config, stack)
-        except Exception as error:
+    with contextlib.ExitStack() as stack, noting_failure(folder):
+        return build_and_run(config, device, stack)
+
+
+@contextlib.contextmanager
+def noting_failure(folder: Path) -> Iterator[None]:
+    """Leave the reason of a failure in the folder of a run that was begun, or named by a sweep."""
+    try:
+        yield
+    except InUseError:
+        raise
+    except Exception as error:
+        if (folder / CONFIG).exists():
             with contextlib.suppress(OSError):
-                failure.write_text(f"{error}\n")
-            raise
+                (folder / FAILURE).write_text(f"{error}\n")
+        raise
 
 
-def train_locked(config: dict[str, Any], stack: contextlib.ExitStack) -> int:
-    """Build every part and run the trainer; `stack` closes what was opened, come what may."""
-    import torch
+def build_and_run(config: dict[str, Any], device: torch.device, stack: contextlib.ExitStack) -> int:
+    """Build every part and run the trainer; `stack` closes what was opened, come what may.
 
-    keep_freed_memory()
+    The run's folder comes last, so that a run that cannot be built leaves none.
+    """
     threads = Threads(config["threads"])
-    device = choose_device(config["device"])
     prepare_device(device)
     backend = choose_opengl(config["opengl"], device)
+    load_renderer(backend)
 
     from curl.checkpoint import Checkpoints
     from curl.environment import environment_settings, make_env
@@ -88,6 +107,8 @@ def train_locked(config: dict[str, Any], stack: contextlib.ExitStack) -> int:
         device=replay_device,
         target=device,
     )
+    stack.enter_context(locked(folder))
+    (folder / FAILURE).unlink(missing_ok=True)
     precision = choose_precision(config["precision"], device)
     used = {
         "machine": machine(device),
@@ -150,9 +171,9 @@ def differing(path: Path, config: dict[str, Any]) -> list[str]:
 
 def refuse_another_run(folder: Path, config: dict[str, Any]) -> None:
     """`ValueError` if `folder` holds checkpoints of a run of other settings."""
-    if any((folder / "checkpoints").glob("state-*.pt")) and (
-        other := differing(folder / "config.yaml", config)
-    ):
+    if not any((folder / "checkpoints").glob("state-*.pt")):
+        return
+    if other := differing(folder / CONFIG, config):
         raise ValueError(
             f"{folder} holds a run of other settings: {'; '.join(other)}; "
             "give the same settings to resume it, or another run_dir"
@@ -163,7 +184,7 @@ def save_config(folder: Path, config: dict[str, Any], used: dict[str, Any]) -> N
     """Write config.yaml; refuse a folder that holds a run of other settings."""
     folder.mkdir(parents=True, exist_ok=True)
     refuse_another_run(folder, config)
-    path = folder / "config.yaml"
+    path = folder / CONFIG
     aside = path.with_suffix(".aside")
     OmegaConf.save(OmegaConf.create({**config, USED: used}), aside)
     aside.replace(path)
@@ -171,7 +192,10 @@ def save_config(folder: Path, config: dict[str, Any], used: dict[str, Any]) -> N
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> None:
-    resolved = OmegaConf.to_container(config, resolve=True)
+    try:
+        resolved = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise SystemExit(refuse(explained(error))) from None
     assert isinstance(resolved, dict)
     plain = {str(key): value for key, value in resolved.items() if key != "experiment"}
     job = HydraConfig.get()
@@ -182,7 +206,7 @@ def main(config: DictConfig) -> None:
             plain,
             launcher=job.launcher["_target_"].split(".")[-1],
             command=[sys.executable, __file__, *job.overrides.task],
-            done=sweep.finished(folder, plain) and not differing(folder / "config.yaml", plain),
+            done=sweep.finished(folder, plain) and not differing(folder / CONFIG, plain),
             train=train,
         )
     elif code := exits_with_one_line(train, plain):
@@ -193,8 +217,7 @@ if __name__ == "__main__":
     # configs/hydra/launcher/ray.yaml means to be the plugin's own, with other values
     warnings.filterwarnings("ignore", message="(?s).*validated against ConfigStore schema")
     sweep.fail_on_missing_extra(sys.argv[1:])
-    fail_on_unknown_keys(Path(__file__).with_name("configs"), "train")
     try:
-        main()
+        hydra_program(main)
     finally:
         sweep.leave()

@@ -18,7 +18,9 @@ import torch
 from curl import agents, augmentations, objectives, schema
 from curl.agents.base import Agent
 from curl.batch import FrameStacks
-from curl.hardware import choose_precision
+from curl.checks import whole
+from curl.hardware import choose_device, choose_precision, find_opengl
+from curl.schema import SettingsError
 
 PARTS = ("agent", "augmentation", "objective", "frame_stack", "render_size", "precision")
 
@@ -29,12 +31,11 @@ def build_agent(config: Mapping[str, Any], *, action_dim: int, generator: torch.
     It lives on the device of `generator`, which is its source of noise and views.
 
     Raises:
-        ValueError: a setting that is unknown, missing or refused; the line names its dotted key.
+        SettingsError: a setting that is unknown, missing or refused; the line names its dotted key.
     """
     settings = {key: value for key, value in config["agent"].items() if key != "label"}
-    if "latent_dim" not in settings:
-        raise ValueError("agent.latent_dim is missing: the objective needs the size of latents")
-    sizes = {"latent_dim": settings["latent_dim"], "action_dim": action_dim}
+    latent_dim = whole("agent.latent_dim", settings.get("latent_dim"))  # objectives need it first
+    sizes: dict[str, Any] = {"latent_dim": latent_dim, "action_dim": action_dim}
     objective = objectives.make(**config["objective"], **sizes, where="objective")
     offered = {
         "channels": 3 * config["frame_stack"],
@@ -52,12 +53,22 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     """`config` with the defaults of what it lacks, once all of it is known to fit together.
 
     Raises:
-        ValueError: in one line, with the dotted keys.
+        SettingsError: in one line, with the dotted keys.
     """
     config = schema.checked(config)
     parts = {name: config[name] for name in PARTS}
     _require_parts(json.dumps(parts, sort_keys=True, default=str))
     return config
+
+
+def require_machine(device: str, opengl: str) -> torch.device:
+    """The device of that name, if it is on this machine, and so is what draws.
+
+    Raises:
+        ValueError: no such device here. OpenGLError: nothing can draw.
+    """
+    find_opengl(opengl)
+    return choose_device(device)
 
 
 @functools.cache
@@ -73,7 +84,7 @@ def _require_parts(parts: str) -> None:
             }
             if len(set(sizes.values())) > 1:
                 told = ", ".join(f"{side}: {size} pixels" for side, size in sizes.items())
-                raise ValueError(f"query and key views must be equally large; {told}")
+                raise SettingsError(f"query and key views must be equally large; {told}")
             with _refusing("the agent cannot be built"):
                 build_agent(config, action_dim=1, generator=torch.Generator())
     finally:
@@ -81,7 +92,7 @@ def _require_parts(parts: str) -> None:
 
 
 def _size_of_views(config: Mapping[str, Any], side: str) -> int:
-    """The edge of the views that a side of the augmentation draws; `ValueError` if it cannot."""
+    """The edge of the views that a side of the augmentation draws; `SettingsError` if it cannot."""
     where = f"augmentation.{side}"
     augmentation = augmentations.make(**config["augmentation"][side], where=where)
     edge, depth = config["render_size"], config["frame_stack"]
@@ -98,13 +109,13 @@ def _size_of_views(config: Mapping[str, Any], side: str) -> int:
 
 @contextmanager
 def _refusing(what: str, prefix: str = "") -> Iterator[None]:
-    """Whatever a part raises becomes a `ValueError`.
+    """Whatever a part raises becomes a `SettingsError`.
 
     Its own refusals stand after `prefix`, any other exception after `what`.
     """
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{prefix}{error}") from None
+        raise SettingsError(f"{prefix}{error}") from None
     except (ArithmeticError, LookupError, TypeError, RuntimeError, MemoryError) as error:
-        raise ValueError(f"{what}: {(str(error).splitlines() or [repr(error)])[0]}") from error
+        raise SettingsError(f"{what}: {(str(error).splitlines() or [repr(error)])[0]}") from error

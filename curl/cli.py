@@ -5,35 +5,72 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
-import re
+import select
+import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, NoReturn
 
 from rich.console import Console
 from rich.text import Text
 
 from curl.hardware import OpenGLError
 
-BAD_INPUT = 2
+BAD_INPUT, INTERRUPTED, UNREAD = 2, 130, 141
+STDOUT = 1  # its file descriptor
+
+
+def program(main: Callable[[], int]) -> NoReturn:
+    """Run `main`, which returns an exit code, as this process's program.
+
+    From here on a Ctrl-C is an exception, so that what was opened is closed. Before, while torch is
+    being imported, the programs leave at once.
+    """
+    if signal.getsignal(signal.SIGINT) not in (None, signal.SIG_IGN):  # as under nohup
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(exits_with_one_line(main))
 
 
 def exits_with_one_line(job: Callable[..., int], *args: Any) -> int:
     """Run `job` and return its exit code; refusals become one line on stderr and code 2.
 
-    A `RecursionError` is a file that is nested too deeply or holds itself.
+    A Ctrl-C becomes code 130. Where nobody reads stdout any more (`| head`), nothing is said and
+    the code is 141, as if SIGPIPE had ended the process. A `RecursionError` is a file that is
+    nested too deeply or holds itself.
     """
     show_warnings()
     try:
         return job(*args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
     except (ValueError, MemoryError, OSError, OpenGLError, RecursionError) as error:
+        if isinstance(error, BrokenPipeError) and nobody_reads():
+            return UNREAD
         if os.environ.get("CURL_TRACEBACK"):
             raise
         return refuse(error)
+    finally:
+        flush_what_is_read()
+
+
+def nobody_reads() -> bool:
+    """Whether stdout is a pipe whose reader has left."""
+    poll = select.poll()
+    poll.register(STDOUT, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def flush_what_is_read() -> None:
+    """Flush stdout; what nobody reads is dropped, or Python would complain of it at its end."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, STDOUT)
+        os.close(nowhere)
 
 
 def refuse(error: object) -> int:
@@ -65,45 +102,3 @@ def show_warnings() -> None:
     logger = logging.getLogger("curl")
     logger.handlers, logger.propagate = [LogLines()], False
     logger.setLevel(logging.INFO)
-
-
-def nearest(key: str, keys: Iterable[str]) -> str:
-    """A hint that names the likely key, or nothing."""
-    found = difflib.get_close_matches(key, list(keys), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]}" if found else ""
-
-
-def fail_on_unknown_keys(folder: Path, name: str) -> None:
-    """Compose the command line's overrides once, to turn Hydra's pages into one line.
-
-    Sweeps (`-m`) and Hydra's own flags are left to Hydra.
-    """
-    if any(argument.startswith("-") for argument in sys.argv[1:]):
-        return
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
-        try:
-            config = compose(name, overrides=sys.argv[1:])
-            OmegaConf.to_container(config, resolve=True)
-        except (HydraException, OmegaConfBaseException) as error:
-            text = re.sub(r"\s*(full_key|object_type|reference_type)[:=]\S*", "", str(error))
-            if match := re.match(r"Could not override '([^']+)'", text):
-                known = flat(OmegaConf.to_container(compose(name)))
-                text = f"unknown key {match[1]!r}{nearest(match[1], known)}"
-            elif match := re.search(r"Could not find '([^/']+)/([^']+)'", text):
-                group, name = match[1], match[2]
-                known = sorted(p.stem for p in (folder / group).glob("*.yaml"))
-                text = f"unknown {group} {name!r}{nearest(name, known)}; known: {', '.join(known)}"
-            sys.exit(refuse(text))
-
-
-def flat(config: Any, prefix: str = "") -> list[str]:
-    """All dotted keys of a nested configuration."""
-    keys = []
-    for key, value in config.items() if isinstance(config, Mapping) else ():
-        keys += [f"{prefix}{key}", *flat(value, f"{prefix}{key}.")]
-    return keys

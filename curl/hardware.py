@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import logging
 import os
 import sys
+import warnings
 
 import torch
 
@@ -111,25 +113,66 @@ def choose_opengl(name: str, device: torch.device) -> str:
     """Set `MUJOCO_GL` before anything imports MuJoCo's renderer; return the backend.
 
     A `MUJOCO_GL` that is already set wins; `auto` tries EGL, then OSMesa. On CUDA the frames are
-    drawn by the GPU that learns. `OpenGLError` with the command that mends it if none loads.
+    drawn by the GPU that learns. `OpenGLError` as `find_opengl` raises it.
+    """
+    backend = find_opengl(name)
+    os.environ["MUJOCO_GL"] = backend
+    if backend == "egl" and device.type == "cuda":
+        choose_rendering_gpu(device)
+    return backend
+
+
+def find_opengl(name: str) -> str:
+    """The backend that `choose_opengl` will take; changes nothing.
+
+    Raises:
+        ValueError: no such backend.
+        OpenGLError: no library loads, with the command that mends it, or there is no display.
     """
     choice("opengl", name, ("auto", "egl", "osmesa", "glfw"))
     name = os.environ.get("MUJOCO_GL") or name
-    if name not in ("auto", *OPENGL_LIBRARIES):
-        if name != "glfw":
-            raise ValueError(f"MUJOCO_GL must be egl, osmesa or glfw; got {name!r}")
+    if name == "glfw":
+        if lack := lack_of_a_display():
+            raise OpenGLError(f"opengl=glfw needs a display ({lack}); use egl or osmesa")
         return name
+    if name not in ("auto", *OPENGL_LIBRARIES):
+        raise ValueError(f"MUJOCO_GL must be egl, osmesa or glfw; got {name!r}")
     wanted = list(OPENGL_LIBRARIES) if name == "auto" else [name]
     for backend in wanted:
         if all(_loads(library) for library in OPENGL_LIBRARIES[backend]):
-            os.environ["MUJOCO_GL"] = backend
-            if backend == "egl" and device.type == "cuda":
-                choose_rendering_gpu(device)
             return backend
     raise OpenGLError(
         f"no headless OpenGL library was found (tried {', '.join(wanted)}); "
         f"on Debian or Ubuntu run: {OPENGL_HELP}"
     )
+
+
+def lack_of_a_display() -> str:
+    """Why GLFW can open no window here; empty if it can. Without one MuJoCo would crash."""
+    try:
+        import glfw
+    except ImportError as error:
+        return str(error)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if glfw.init():
+            return ""
+        _, reason = glfw.get_error()
+    return reason.decode(errors="replace") if isinstance(reason, bytes) else "GLFW does not start"
+
+
+def load_renderer(backend: str) -> None:
+    """Import what draws, once `choose_opengl` took `backend`.
+
+    Raises:
+        OpenGLError: it does not start: no such EGL device or no driver, for example.
+    """
+    try:
+        importlib.import_module("dm_control._render")
+    except Exception as error:  # PyOpenGL and the drivers raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        other = "osmesa" if backend == "egl" else "egl"
+        raise OpenGLError(f"opengl={backend} cannot draw here: {reason}; try {other}") from None
 
 
 def choose_rendering_gpu(device: torch.device) -> None:

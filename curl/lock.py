@@ -17,6 +17,10 @@ LOCK = "lock"  # its name in a run folder
 UNABLE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
+class InUseError(ValueError):
+    """Another process works on the run of this folder."""
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold its file in `folder`; the system lets go of it however the process ends.
@@ -26,7 +30,7 @@ def locked(folder: Path) -> Iterator[None]:
     guards against starting the same run twice, which its user can avoid.
 
     Raises:
-        ValueError: another process holds it.
+        InUseError: another process holds it.
         OSError: the folder or the file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,7 +39,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise ValueError(f"{folder} is in use by {file.read().strip()}") from None
+            raise InUseError(f"{folder} is in use by {file.read().strip()}") from None
         except OSError as error:
             if error.errno not in UNABLE:
                 raise

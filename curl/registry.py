@@ -6,7 +6,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -25,12 +25,7 @@ def find(base: type[T], package: str, name: str, where: str = "") -> type[T]:
     Raises:
         SettingsError: no such file. `where` is the dotted key of the settings.
     """
-    paths = importlib.import_module(package).__path__
-    names = sorted(m.name for m in pkgutil.iter_modules(paths) if m.name != "base")
-    try:
-        choice(f"{where or kind_of(package)}.name", name, names)
-    except ValueError as error:
-        raise SettingsError(str(error)) from None
+    require_name(package, name, where)
     module = importlib.import_module(f"{package}.{name}")
     return next(
         thing
@@ -39,6 +34,16 @@ def find(base: type[T], package: str, name: str, where: str = "") -> type[T]:
         and issubclass(thing, base)
         and thing.__module__ == module.__name__
     )
+
+
+def require_name(package: str, name: str, where: str = "", others: Sequence[str] = ()) -> None:
+    """`SettingsError` unless the package has a file of that name, or it is one of `others`."""
+    paths = importlib.import_module(package).__path__
+    names = sorted(m.name for m in pkgutil.iter_modules(paths) if m.name != "base")
+    try:
+        choice(f"{where or kind_of(package)}.name", name, [*names, *others])
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
 
 
 def build(

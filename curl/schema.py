@@ -120,6 +120,8 @@ class Logger(Settings):
 class Policy(Settings):
     """What it takes to build an agent and let it act: all that `eval.py` reads of a run."""
 
+    model_config = ConfigDict(extra="ignore")
+
     task: Task = knob("the environment")
     agent: Agent = knob("what acts and learns")
     augmentation: Augmentation = knob("what draws views")
@@ -132,6 +134,8 @@ class Policy(Settings):
 
 class Run(Policy):
     """All settings of a run."""
+
+    model_config = ConfigDict(extra="forbid")
 
     seed: int = knob("of every random number", ge=0, bookkeeping=True)
     env_steps: Positive = knob("budget, env steps", resumable=True)
@@ -323,13 +327,12 @@ def _problems(
 def unknown(name: str, model: type[BaseModel], where: str = "") -> str:
     """A refusal of a key that `model`, which belongs at `where`, lacks: the nearest, or all."""
     above = f"{where}." if where else ""
-    keys = [key for key, _ in fields(model, above)]
-    near = difflib.get_close_matches(f"{above}{name}", keys, n=1)
-    inner = {key.rsplit(".", 1)[-1]: key for key in reversed(keys)}
-    near = near or [inner[last] for last in difflib.get_close_matches(name, inner, n=1)]
-    known = ", ".join(f"{above}{key}" for key in model.model_fields) or "(none)"
-    hint = f"; did you mean {near[0]}?" if near else f"; known: {known}"
-    return f"unknown key {f'{above}{name}'!r}{hint}"
+    own = {key: f"{above}{key}" for key in model.model_fields}
+    inner = {key.rsplit(".", 1)[-1]: key for key, _ in fields(model, above)}
+    for keys in (own, inner):
+        if near := difflib.get_close_matches(name, keys, n=1):
+            return f"unknown key {f'{above}{name}'!r}; did you mean {keys[near[0]]}?"
+    return f"unknown key {f'{above}{name}'!r}; known: {', '.join(own.values()) or '(none)'}"
 
 
 def refusal(key: str, info: FieldInfo, value: Any) -> str:

@@ -18,7 +18,6 @@ import os
 import re
 import signal
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from rich.live import Live
 from rich.text import Text
 
 from curl import tables
+from curl.cli import program, refuse
 from curl.comparison.runs import CONFIG, METRICS, Run, named, read_run, run_folders
 from curl.lock import LOCK
 
@@ -169,8 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         watch(options.runs, max(options.watch, 0.1), console)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(error)
     except Stopped as stopped:
         return 0 if stopped.number == signal.SIGINT else 128 + stopped.number
     return 0
@@ -206,4 +205,4 @@ def watch(runs: Sequence[Path], seconds: float, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -28,17 +28,17 @@ from typing import Any
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import CompactHydraException, HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from curl.build import checked, require_machine
 from curl.checkpoint import Checkpoints, verify
-from curl.cli import exits_with_one_line, fail_on_unknown_keys, refuse
+from curl.cli import exits_with_one_line, refuse
 from curl.comparison.runs import CONFIG, METRICS, read_run
+from curl.hardware import OpenGLError
 from curl.lock import LOCK
+from curl.overrides import RunFailedError, explained
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 HERE = ("BasicLauncher", "JoblibLauncher")  # launchers whose runs get a process of their own
 EXTRAS = {
     "joblib": ("joblib", "hydra_plugins.hydra_joblib_launcher", "joblib"),
@@ -79,7 +79,8 @@ class Planned(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if config.hydra.launcher["_target_"].split(".")[-1] in HERE:
+        here = config.hydra.launcher["_target_"].split(".")[-1] in HERE
+        if here:
             listen()
         # SLURM is told to send what a run understands; submitit's own choice would be SIGUSR2.
         os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", "USR1")
@@ -90,7 +91,10 @@ class Planned(Callback):
         assert isinstance(overrides, list)
         planned: dict[str, DictConfig] = {}
         for job in expand([*params, *map(str, overrides)]):
+            if signals():
+                leave()
             run = composed(job)
+            refuse_impossible(run, job, here=here)
             folder = str(run.run_dir)
             if folder in planned:
                 sys.exit(refuse(f"two runs would share {folder}; tell them apart: {HINT}"))
@@ -118,11 +122,20 @@ def composed(overrides: list[str]) -> DictConfig:
         config = compose("train", overrides=overrides)
         OmegaConf.resolve(config)
         return config
-    except (HydraException, OmegaConfBaseException) as error:
-        sys.argv[1:] = overrides
-        GlobalHydra.instance().clear()  # this process ends here
-        fail_on_unknown_keys(CONFIGS, "train")
-        sys.exit(refuse(error))
+    except Exception as error:  # Hydra's grammar raises AssertionErrors too
+        sys.exit(refuse(explained(error)))
+
+
+def refuse_impossible(config: DictConfig, overrides: list[str], *, here: bool) -> None:
+    """Exit with one line if a run could not begin; `here`: it is to run on this machine."""
+    plain = OmegaConf.to_container(config)
+    assert isinstance(plain, dict)
+    try:
+        checked({str(key): value for key, value in plain.items() if key != "experiment"})
+        if here:
+            require_machine(str(config.device), str(config.opengl))
+    except (ValueError, OpenGLError) as error:
+        sys.exit(refuse(f"{error} (in the run of {' '.join(overrides) or 'the defaults'})"))
 
 
 def announce(folder: Path, config: DictConfig) -> None:
@@ -171,7 +184,7 @@ def run_one(
         train: starts it in this process; returns an exit code.
 
     Raises:
-        CompactHydraException: it failed. Hydra lets the others run, and raises it in the end.
+        RunFailedError: it failed. Hydra lets the others run, and raises it in the end.
         SystemExit: the sweep got a signal.
     """
     folder = Path(config["run_dir"])
@@ -193,10 +206,10 @@ def run_one(
         if not signals():
             failure = f"{folder} failed: {ending(code)}"
             refuse(failure)  # now; Hydra tells of the first failure alone, in the end
-            raise CompactHydraException(failure)
+            raise RunFailedError(failure)
     if launcher == "BasicLauncher":
         leave()
-    raise CompactHydraException(f"{folder}: the sweep was stopped")
+    raise RunFailedError(f"{folder}: the sweep was stopped")
 
 
 def ending(code: int) -> str:

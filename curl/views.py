@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,8 @@ from torch import Tensor
 from curl import augmentations
 from curl.batch import FrameStacks, stack_of
 from curl.checks import choice, whole
-from curl.cli import exits_with_one_line
-from curl.hardware import choose_opengl, renders_in_software
+from curl.cli import program
+from curl.hardware import choose_opengl, load_renderer, renders_in_software
 from curl.seeding import Stream, episode_seed, generator_seed, random_action
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -61,7 +60,9 @@ def task_settings(name: str) -> dict[str, Any]:
 
 def observe(task: Mapping[str, Any], *, seed: int, steps: int = 12) -> FrameStacks:
     """The stack of frames after `steps` random agent steps of a task."""
-    software = renders_in_software(choose_opengl("auto", CPU), CPU)
+    backend = choose_opengl("auto", CPU)
+    load_renderer(backend)
+    software = renders_in_software(backend, CPU)
     # after the OpenGL backend has been chosen
     from curl.environment import environment_settings, make_env
 
@@ -147,4 +148,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exits_with_one_line(main))
+    program(main)

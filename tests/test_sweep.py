@@ -234,7 +234,7 @@ def test_a_finished_run_is_not_started(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize("launcher", ["BasicLauncher", "JoblibLauncher", "RayLauncher"])
 def test_a_failed_run_is_an_error(launcher: str, tmp_path: Path) -> None:
     assert len(run_one(tmp_path, launcher, code=0)) == (launcher == "RayLauncher")
-    with pytest.raises(sweep.CompactHydraException, match="failed: exit code 3"):
+    with pytest.raises(sweep.RunFailedError, match="failed: exit code 3"):
         run_one(tmp_path, launcher, code=3)
 
 

@@ -58,7 +58,7 @@ class PixelAugmentation(Augmentation):
     """
 
     def __init__(self, *, size: int = 84) -> None:
-        self.size = whole("augmentation size", size)
+        self.size = whole("size", size)
 
     def __call__(self, stacks: FrameStacks, generator: torch.Generator) -> Tensor:
         return self.transform(stacks.centre(self.size), generator)

@@ -40,11 +40,11 @@ class ColorJitter(PixelAugmentation):
         probability: float = 1.0,
     ) -> None:
         super().__init__(size=size)
-        self.brightness = real("color_jitter brightness", brightness, low=0, high=1)
-        self.contrast = real("color_jitter contrast", contrast, low=0, high=1)
-        self.saturation = real("color_jitter saturation", saturation, low=0, high=1)
-        self.hue = real("color_jitter hue", hue, low=0, high=0.5)
-        self.probability = real("color_jitter probability", probability, low=0, high=1)
+        self.brightness = real("brightness", brightness, low=0, high=1)
+        self.contrast = real("contrast", contrast, low=0, high=1)
+        self.saturation = real("saturation", saturation, low=0, high=1)
+        self.hue = real("hue", hue, low=0, high=0.5)
+        self.probability = real("probability", probability, low=0, high=1)
 
     def transform(self, view: Tensor, generator: torch.Generator) -> Tensor:
         jittered = torch.empty_like(view, dtype=torch.bfloat16)

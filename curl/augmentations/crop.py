@@ -19,7 +19,7 @@ class Crop(Augmentation):
     """A `size` x `size` window at an offset drawn uniformly, one for all frames of a stack."""
 
     def __init__(self, *, size: int = 84, last_offset: bool = True) -> None:
-        self.size = whole("augmentation size", size)
+        self.size = whole("size", size)
         self.last_offset = last_offset
 
     def __call__(self, stacks: FrameStacks, generator: torch.Generator) -> Tensor:

@@ -23,15 +23,13 @@ class Cutout(PixelAugmentation):
         self, *, size: int = 84, min_edge: int = 10, max_edge: int = 30, probability: float = 0.5
     ) -> None:
         super().__init__(size=size)
-        self.min_edge = whole("cutout min_edge", min_edge)
-        self.max_edge = whole("cutout max_edge", max_edge)
-        self.probability = real("cutout probability", probability, low=0, high=1)
+        self.min_edge = whole("min_edge", min_edge)
+        self.max_edge = whole("max_edge", max_edge)
+        self.probability = real("probability", probability, low=0, high=1)
         if self.max_edge < self.min_edge:
-            raise ValueError(f"cutout max_edge {max_edge} is below min_edge {min_edge}")
+            raise ValueError(f"max_edge {max_edge} is below min_edge {min_edge}")
         if self.max_edge > self.size:
-            raise ValueError(
-                f"cutout max_edge {max_edge} does not fit a view of {self.size} pixels"
-            )
+            raise ValueError(f"max_edge {max_edge} does not fit a view of {self.size} pixels")
 
     def transform(self, view: Tensor, generator: torch.Generator) -> Tensor:
         _, channels, height, width = view.shape

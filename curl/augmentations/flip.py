@@ -18,7 +18,7 @@ class Flip(PixelAugmentation):
 
     def __init__(self, *, size: int = 84, probability: float = 0.2) -> None:
         super().__init__(size=size)
-        self.probability = real("flip probability", probability, low=0, high=1)
+        self.probability = real("probability", probability, low=0, high=1)
 
     def transform(self, view: Tensor, generator: torch.Generator) -> Tensor:
         height, width = view.shape[2:]

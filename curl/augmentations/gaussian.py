@@ -27,7 +27,7 @@ class Gaussian(PixelAugmentation):
 
     def __init__(self, *, size: int = 84, sigma: float = 0.1) -> None:
         super().__init__(size=size)
-        self.sigma = real("gaussian sigma", sigma, low=0, open_low=True)
+        self.sigma = real("sigma", sigma, low=0, open_low=True)
         self._quantiles = (self.sigma * normal_quantiles(LEVELS)).float()
 
     def transform(self, view: Tensor, generator: torch.Generator) -> Tensor:

@@ -22,7 +22,7 @@ class Grayscale(PixelAugmentation):
 
     def __init__(self, *, size: int = 84, probability: float = 0.3) -> None:
         super().__init__(size=size)
-        self.probability = real("grayscale probability", probability, low=0, high=1)
+        self.probability = real("probability", probability, low=0, high=1)
         frame = torch.tensor(LUMA)[:, None].expand(3, 3)  # rgb @ frame is (luma, luma, luma)
         self._mixtures = torch.stack([torch.eye(3), frame])  # in colour, grey
 

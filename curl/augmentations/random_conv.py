@@ -25,7 +25,7 @@ class RandomConv(PixelAugmentation):
 
     def __init__(self, *, size: int = 84, probability: float = 0.9) -> None:
         super().__init__(size=size)
-        self.probability = real("random_conv probability", probability, low=0, high=1)
+        self.probability = real("probability", probability, low=0, high=1)
 
     def transform(self, view: Tensor, generator: torch.Generator) -> Tensor:
         shape, device = (len(view), 3, 3, 3, 3), generator.device

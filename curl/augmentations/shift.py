@@ -18,7 +18,7 @@ class Shift(PixelAugmentation):
 
     def __init__(self, *, size: int = 84, pad: int = 4) -> None:
         super().__init__(size=size)
-        self.pad = whole("shift pad", pad)
+        self.pad = whole("pad", pad)
 
     def transform(self, view: Tensor, generator: torch.Generator) -> Tensor:
         height, width = view.shape[2:]

@@ -18,7 +18,7 @@ class Translate(Augmentation):
     """The frames, unscaled, at a uniform place of a `size` x `size` canvas."""
 
     def __init__(self, *, size: int = 108) -> None:
-        self.size = whole("augmentation size", size)
+        self.size = whole("size", size)
 
     def __call__(self, stacks: FrameStacks, generator: torch.Generator) -> Tensor:
         return self._place(stacks, *self._corners(stacks, generator))

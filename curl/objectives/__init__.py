@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from curl.objectives.base import Objective
-from curl.registry import build
+from curl.registry import build, require_name
 from curl.schema import Settings, require
 
 
@@ -16,6 +16,7 @@ def make(
 
     `where` is the dotted key of the settings, for messages.
     """
+    require_name(__name__, name, where, others=("none",))
     if name == "none":
         require(Settings, settings, where or "objective")  # it has none
         return None
