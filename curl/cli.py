@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NoReturn
 
 from rich.console import Console
@@ -102,3 +103,9 @@ def show_warnings() -> None:
     logger = logging.getLogger("curl")
     logger.handlers, logger.propagate = [LogLines()], False
     logger.setLevel(logging.INFO)
+
+
+def nearest(key: str, keys: Iterable[str]) -> str:
+    """A hint that names the likely key, or nothing."""
+    found = difflib.get_close_matches(key, list(keys), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}" if found else ""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from curl.cli import BAD_INPUT, program, refuse
+from curl.cli import BAD_INPUT, nearest, program, refuse
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 GRAMMAR = re.compile(  # how the parser of overrides begins when it does not understand one
@@ -89,12 +88,6 @@ def default_keys(configs: Path) -> list[str]:
     GlobalHydra.instance().clear()  # this process ends here
     with initialize_config_dir(str(configs.resolve()), version_base="1.3"):
         return dotted(OmegaConf.to_container(compose("train")))
-
-
-def nearest(key: str, keys: Iterable[str]) -> str:
-    """A hint that names the likely key, or nothing."""
-    found = difflib.get_close_matches(key, list(keys), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]}" if found else ""
 
 
 def dotted(config: Any, prefix: str = "") -> list[str]:
