@@ -143,7 +143,9 @@ class Run(Policy):
     batch_size: Positive = knob("transitions per update")
     device: Text = knob("auto, cpu, cuda or cuda:<number>", resumable=True)
     opengl: Literal["auto", "egl", "osmesa", "glfw"] = knob("what draws frames", resumable=True)
-    threads: int = knob("CPU threads of PyTorch; 0: its own choice", ge=0, resumable=True)
+    threads: int = knob(
+        "CPU threads of PyTorch; 0: the cores that other processes leave free", ge=0, resumable=True
+    )
     updates_per_step: float = knob("gradient updates per agent step", gt=0, default=1)
     replay: Replay = knob("the replay buffer")
     eval_every: Positive = knob("env steps between evaluations", resumable=True)
