@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curl.checks import whole
+from curl.checks import choice, whole
 
 FUSED_CONVOLUTION = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, "_convolution_pointwise"
 )
+CONVOLUTION_INITS = ("delta_orthogonal", "orthogonal")
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0  # CURL, Table 3
 
 
@@ -178,21 +179,36 @@ def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Ten
 
 
 @torch.no_grad()
-def initialise(module: nn.Module) -> None:
-    """Orthogonal linear layers, delta-orthogonal convolutions with gain sqrt(2), zero biases.
+def initialise(module: nn.Module, *, convolutions: str = "delta_orthogonal") -> None:
+    """Orthogonal linear layers, orthogonal convolutions with gain sqrt(2), zero biases.
 
-    Delta-orthogonal (Xiao et al. 2018): only the kernel's centre is non-zero, and orthogonal.
+    Args:
+        convolutions: "delta_orthogonal" (Xiao et al. 2018; CURL): only the kernel's centre is
+            non-zero, and orthogonal. "orthogonal" (DrQ): the kernels as rows of a matrix. After
+            several strides of 2 the first kind begins by looking at few of the pixels.
+
+    Raises:
+        ValueError: another kind.
     """
+    choice("convolution_init", convolutions, CONVOLUTION_INITS)
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.orthogonal_(layer.weight)
             nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.Conv2d):
-            nn.init.zeros_(layer.weight)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
+            if convolutions == "orthogonal":
+                layer.weight.copy_(orthogonal(layer.weight.shape))
+                continue
+            nn.init.zeros_(layer.weight)
             centre = layer.weight[:, :, layer.kernel_size[0] // 2, layer.kernel_size[1] // 2]
-            centre.copy_(nn.init.orthogonal_(torch.empty(centre.shape), math.sqrt(2)))
+            centre.copy_(orthogonal(centre.shape))
+
+
+def orthogonal(shape: torch.Size) -> Tensor:
+    """A matrix with orthogonal rows or columns, whichever are fewer, of length sqrt(2)."""
+    return nn.init.orthogonal_(torch.empty(shape), math.sqrt(2))
 
 
 @torch.no_grad()

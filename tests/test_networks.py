@@ -194,6 +194,23 @@ def test_convolutions_are_delta_orthogonal(channels: int) -> None:
     assert not convolution.bias.any()
 
 
+@pytest.mark.parametrize("channels", [2, 9, 32])
+def test_convolutions_can_be_orthogonal(channels: int) -> None:
+    """The kernels as rows [32, 9 * channels] have W W^T = 2 I, or W^T W where rows are more."""
+    convolution = nn.Conv2d(channels, 32, 3)
+    initialise(convolution, convolutions="orthogonal")
+    rows = convolution.weight.detach().flatten(1)
+    gram = rows @ rows.T if rows.shape[0] <= rows.shape[1] else rows.T @ rows
+    torch.testing.assert_close(gram, 2 * torch.eye(len(gram)), atol=1e-5, rtol=0)
+    assert convolution.weight.count_nonzero() == convolution.weight.numel()
+    assert not convolution.bias.any()
+
+
+def test_an_unknown_initialisation_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"convolution_init must be one of .*'orthogonl'"):
+        initialise(nn.Conv2d(9, 32, 3), convolutions="orthogonl")
+
+
 def test_linear_layers_are_orthogonal_and_layer_norm_is_left_alone() -> None:
     projection = Projection(features=40, latent_dim=7)
     initialise(projection)

@@ -61,6 +61,7 @@ class SAC(Agent):
         discount: float = 0.99,
         strides: Sequence[int] = (2, 1, 1, 1),
         filters: int = 32,
+        convolution_init: str = "delta_orthogonal",
         hidden_dim: int = 1024,
         latent_dim: int = 50,
         learning_rate: float = 1e-3,
@@ -111,7 +112,7 @@ class SAC(Agent):
         )
         self.offsets = self.contrast.offsets
         for module in (self.trunk, self.actor, self.critic):
-            initialise(module)
+            initialise(module, convolutions=convolution_init)
             module.to(self.device)
         self.target_trunk = copy.deepcopy(self.trunk).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
