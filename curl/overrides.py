@@ -44,6 +44,8 @@ def hydra_program(main: Callable[[], Any]) -> NoReturn:
             if error.code == 1 and not_ours(error):
                 return BAD_INPUT
             raise
+        except BrokenPipeError:
+            raise  # the help, into a pipe that nobody reads
         except Exception as error:
             if os.environ.get("CURL_TRACEBACK") or not not_ours(error):
                 raise
@@ -71,10 +73,11 @@ def explained(error: BaseException, configs: Path = CONFIGS) -> str:
         return f"unknown {group} {name!r}{nearest(name, known)}; known: {', '.join(known)}"
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found[1]} holds several values: give -m to sweep over them, or quote the value"
-    nameless = [argument for argument in sys.argv[1:] if argument.startswith("=")]
+    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    nameless = [argument for argument in overrides if argument.startswith("=")]
     if nameless or GRAMMAR.search(text):
         named = re.search(r"Error parsing override '(.*?)'\n", text)
-        typed = named[1] if named else " ".join(nameless or sys.argv[1:])
+        typed = named[1] if named else " ".join(nameless or overrides)
         return f"cannot read {typed!r}: write key=value, and \"key='value'\" where it is no word"
     key = re.search(r"full_key: *(\S+)", text)
     lines = text.strip().split("\n\n")[0].splitlines()
