@@ -43,6 +43,7 @@ from curl.checks import real, whole
 from curl.cli import BAD_INPUT, exits_with_one_line
 from curl.comparison.curves import curve_files, read_curve
 from curl.comparison.runs import METRICS, read_run
+from curl.limits import available_cores
 from curl.lock import holder
 from curl.status import FAILURE
 from curl.sweep import ending
@@ -65,6 +66,7 @@ class Options:
         every: seconds between two status reports.
         program: the command line that a run's overrides are appended to.
         commit: what the curve files call this version of the code.
+        eval_processes: environments that each run evaluates side by side; None: its own choice.
     """
 
     jobs: int = 1
@@ -74,6 +76,7 @@ class Options:
     every: float = 300.0
     program: tuple[str, ...] = TRAIN
     commit: str = "unknown"
+    eval_processes: int | None = None
 
 
 @dataclass
@@ -154,6 +157,8 @@ class Driver:
             *(f"run_dir={quoted(folder)}", "logger.wandb=disabled", "video=false"),
             *(f"threads={threads}", f"device={self.options.device}"),
         ]
+        if self.options.eval_processes is not None:
+            overrides.append(f"eval_processes={self.options.eval_processes}")
         self.fleet.start(
             str(cell),
             [*self.options.program, *overrides],
@@ -471,6 +476,7 @@ def drive(arguments: argparse.Namespace, program: tuple[str, ...]) -> int:
     sys.stdout.flush()
     if hasattr(os, "nice"):
         os.nice(arguments.nice)
+    on_cpu = machine["device"] == "cpu"  # where a run evaluates one episode after another
     options = Options(
         jobs=jobs,
         deadline=None if minutes is None else began + 60 * minutes,
@@ -479,6 +485,7 @@ def drive(arguments: argparse.Namespace, program: tuple[str, ...]) -> int:
         every=arguments.every,
         program=program,
         commit=this_commit(),
+        eval_processes=None if on_cpu else max(1, min(10, available_cores() // jobs)),
     )
     driver = Driver(table, today, options)
     outcome = driver.run(found)

@@ -99,7 +99,7 @@ class Fleet:
             env=dict(env),
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=_dies_with(os.getpid()),
+            preexec_fn=dies_with(os.getpid()),
         )
         self.running[name] = Process(popen, file, time.monotonic())
 
@@ -142,7 +142,7 @@ class Fleet:
             process.tell(signal.SIGTERM)
 
 
-def _dies_with(parent: int) -> Callable[[], None] | None:
+def dies_with(parent: int) -> Callable[[], None] | None:
     """What a new process does before its program begins: ask for SIGTERM when the driver dies."""
     if not sys.platform.startswith("linux"):
         return None

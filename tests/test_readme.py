@@ -78,6 +78,10 @@ RULES: list[tuple[str, Run | Exempt]] = [
     (rf"{re.escape(FIRST)}$", Run(TINY, fast=True)),
     (r"python train\.py .*task\.max_episode_steps", Run((*TINY, "task.max_episode_steps=1000"))),
     (r"python train\.py", Run(TINY)),
+    (
+        r"python eval\.py compare results/dmc",
+        Exempt("needs finished curves; tests/test_dmc.py compares some"),
+    ),
     (r"python eval\.py compare results/", Run(fast=True)),
     (r"python eval\.py compare .*--at", Run(("--at", "2000"))),
     (r"python eval\.py compare", Run(fast=True)),
@@ -94,6 +98,10 @@ RULES: list[tuple[str, Run | Exempt]] = [
         ),
     ),
     (r"python -m benchmarks\.dmc --page", Run()),
+    (
+        r"python -m benchmarks\.gpu_day",
+        Run(("--tiny", "--device", "cpu", "--stages", "machine", "captured")),
+    ),
     (r"python -m benchmarks\.speed", Run(("--quick", "--batch", "4"))),
     (r"python -m benchmarks\.trace", Run(("--batch", "4", "--updates", "2"))),
     (r"python -m benchmarks\.augmentations", Run(("--batch", "4", "--seconds", "0.01"))),
@@ -381,6 +389,9 @@ PLACEHOLDERS = {
     "configs/agent/iql.yaml",
     "configs/task/name.yaml",
     "results/dmc",  # is made with the first finished curve
+    "results/dmc/small",
+    "results/gpu",  # is made on a machine with a GPU
+    "configs/agent/drqv2.yaml",
 }
 FOLDERS = "results|configs|tests|curl|benchmarks|docs|examples|shifts"
 PATH = re.compile(rf"(?<![\w/.<-])((?:{FOLDERS}|\.ci)/[\w./-]*[\w/])")
