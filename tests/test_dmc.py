@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import dmc
+from benchmarks import dmc, fleet
 from benchmarks.cells import (
     CONFIGS,
     PRESETS,
@@ -288,6 +288,54 @@ def test_a_signal_to_the_driver_stops_its_runs_once(
     assert driver.returncode == 128 + signal.SIGINT, out
     assert (table.folder(CARTPOLE) / "saved").exists()
     assert "0 of 1 finished, 1 left, 0 failed (SIGINT arrived)" in out
+
+
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+STUBBORN += "print(flush=True); time.sleep(60)"
+
+
+def stubborn(tmp_path: Path) -> fleet.Fleet:
+    """A fleet of one process that ignores SIGTERM."""
+    found = fleet.Fleet(at_once=1, deadline=None, say=print)
+    command = [sys.executable, "-c", STUBBORN]
+    found.start("it", command, tmp_path / "output", env=os.environ, cwd=tmp_path)
+    until(lambda: (tmp_path / "output").stat().st_size > 0)
+    return found
+
+
+def test_a_run_that_does_not_stop_is_killed_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fleet, "GRACE", 0.3)
+    found = stubborn(tmp_path)
+    found.deadline = time.monotonic()
+    ended: dict[str, int] = {}
+    until(lambda: bool(ended.update(found.check()) or ended), seconds=20)
+    assert ended == {"it": -signal.SIGKILL}
+    assert "it has not stopped within 0 s and is killed" in capsys.readouterr().out
+    assert not found.has_room, "nothing is started after a stop"
+
+
+@pytest.mark.usefixtures("handlers")
+def test_signals_are_handed_on_once_each(tmp_path: Path) -> None:
+    """The second one makes a run leave at once, as train.py does; the first only asks."""
+    program = "import signal, sys, time\ngot = []\n"
+    program += "signal.signal(signal.SIGTERM, lambda *_: got.append(1))\nprint(flush=True)\n"
+    program += "while len(got) < 2: time.sleep(0.01)\nsys.exit(143)"
+    found = fleet.Fleet(at_once=1, deadline=None, say=print)
+    found.listen()
+    command = [sys.executable, "-c", program]
+    found.start("it", command, tmp_path / "output", env=os.environ, cwd=tmp_path)
+    until(lambda: (tmp_path / "output").stat().st_size > 0)
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(10):
+        assert not found.check()
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+    ended: dict[str, int] = {}
+    until(lambda: bool(ended.update(found.check()) or ended), seconds=20)
+    assert ended == {"it": 143}
+    assert found.signals == [signal.SIGTERM] * 2
 
 
 # -- other settings ------------------------------------------------------------------------------
