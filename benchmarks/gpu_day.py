@@ -189,9 +189,10 @@ def machine(day: Day) -> dict[str, Any]:
     found |= this_machine(day.device)
     program = "import importlib, sys\nfor name in sys.argv[1:]:\n try:\n"
     program += "  importlib.import_module(name)\n except Exception as error:\n"
-    program += "  print(f'{name}: {error}')"
+    program += "  print(f'MISSING {name}: {error}')"
     _, text = day.call([sys.executable, "-c", program, *PACKAGES], day.log("packages"))
-    found["missing_packages"] = text.splitlines()
+    missing = [line for line in text.splitlines() if line.startswith("MISSING ")]
+    found["missing_packages"] = [line.removeprefix("MISSING ") for line in missing]
     if shutil.which("nvidia-smi"):
         query = "--query-gpu=name,driver_version,memory.total,clocks.max.sm"
         _, text = day.call(["nvidia-smi", query, "--format=csv,noheader"], day.log("nvidia_smi"))
