@@ -137,8 +137,6 @@ def build_and_run(config: dict[str, Any], device: torch.device, stack: contextli
         processes=parallel if processes == "auto" else processes,
     )
     stack.callback(evaluator.close)
-    names = ("seed", "env_steps", "batch_size", "updates_per_step", "initial_steps", "eval_every")
-    names += ("checkpoint_every", "save_replay", "log_every", "video", "env_timeout")
     threads.adapt()  # to what happened while everything was built
     trainer = Trainer(
         agent=agent,
@@ -150,7 +148,17 @@ def build_and_run(config: dict[str, Any], device: torch.device, stack: contextli
         checkpoints=Checkpoints(folder),
         generator=generator,
         config=config,
-        **{name: config[name] for name in names},
+        seed=config["seed"],
+        env_steps=config["env_steps"],
+        batch_size=config["batch_size"],
+        updates_per_step=config["updates_per_step"],
+        initial_steps=config["initial_steps"],
+        eval_every=config["eval_every"],
+        checkpoint_every=config["checkpoint_every"],
+        save_replay=config["save_replay"],
+        log_every=config["log_every"],
+        video=config["video"],
+        env_timeout=config["env_timeout"],
     )
     stopped_by = trainer.run()
     return 0 if stopped_by is None else 128 + stopped_by

@@ -23,7 +23,7 @@ import torch
 
 from curl.agents.base import Agent
 from curl.checkpoint import Checkpoints, env_steps_of, one_of_ours, progress
-from curl.checks import flag, positive, real, whole
+from curl.checks import positive
 from curl.environment import episode_length
 from curl.evaluation import Evaluator
 from curl.guard import (
@@ -50,7 +50,7 @@ COUNTERS += ("in_episode", "last_return", "last_evaluation", "next_evaluation", 
 
 
 class Trainer:
-    """Args: the collaborators, built by the caller, and the knobs of `configs/train.yaml`."""
+    """Args: the collaborators, built by the caller, and settings, which `curl/schema.py` checks."""
 
     def __init__(
         self,
@@ -77,22 +77,17 @@ class Trainer:
         env_timeout: float,
     ) -> None:
         self.agent, self.evaluator = agent, evaluator
-        timeout = real("env_timeout", env_timeout, low=0, open_low=True)
-        self.watchdog = Watchdog(timeout=timeout, on_hang=self.leave_hanging_environment)
+        self.watchdog = Watchdog(timeout=env_timeout, on_hang=self.leave_hanging_environment)
         self.env = Watched(env, self.watchdog)
         assert env.action_space.shape is not None
         self.action_dim = env.action_space.shape[0]
         self.replay, self.logger, self.checkpoints = replay, logger, checkpoints
         self.generator, self.config, self.threads = generator, config, threads
-        self.seed = whole("seed", seed, at_least=0)
-        self.budget = whole("env_steps", env_steps)
-        self.batch_size = whole("batch_size", batch_size)
+        self.seed, self.budget = seed, env_steps
+        self.batch_size, self.initial_steps = batch_size, initial_steps
         self.updates_per_step = as_fraction(positive("updates_per_step", updates_per_step))
-        self.initial_steps = whole("initial_steps", initial_steps)
-        self.eval_every = whole("eval_every", eval_every)
-        self.checkpoint_every = whole("checkpoint_every", checkpoint_every)
-        self.log_every = whole("log_every", log_every)
-        self.save_replay, self.video = flag("save_replay", save_replay), flag("video", video)
+        self.eval_every, self.checkpoint_every = eval_every, checkpoint_every
+        self.log_every, self.save_replay, self.video = log_every, save_replay, video
         self.env_steps = self.agent_steps = 0
         self.episode = -1  # number of the episode under way
         self.episode_steps = 0  # agent steps into it

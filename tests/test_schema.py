@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pydantic.fields import FieldInfo
 
+import eval as evaluation
 from curl import build, schema
 from curl.agents.sac import SAC
+from curl.checkpoint import CheckpointError
 from curl.schema import SettingsError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -294,8 +297,6 @@ def test_parts_are_tried_once_for_all_seeds(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_trying_the_parts_draws_no_random_numbers() -> None:
-    import torch
-
     build._require_parts.cache_clear()
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -369,6 +370,43 @@ def test_what_an_evaluation_reads_is_checked_and_nothing_else() -> None:
     assert schema.checked(saved, schema.Policy)["seed"] == "damaged"
     with pytest.raises(SettingsError, match="frame_stack must be a whole number >= 1, got -1"):
         schema.checked(saved | {"frame_stack": -1}, schema.Policy)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("frame_stack", -1, "frame_stack must be a whole number >= 1, got -1"),
+        ("task.old", 1, "unknown key 'task.old'"),
+        ("agent.old", 1, "unknown key 'agent.old'"),
+        ("agent.hidden_dim", 0, "agent.hidden_dim must be a whole number >= 1, got 0"),
+    ],
+)
+def test_an_evaluation_says_whose_settings_it_does_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any, told: str
+) -> None:
+    """Before an environment is opened where that can be known, and in one line."""
+    counters = {"agent_steps": 1, "env_steps": 8}
+    state = {"config": changed(key, value), "agent": {}, "counters": counters}
+    monkeypatch.setattr(evaluation, "read_state", lambda _: state)
+    small = {"agent.latent_dim": 4, "task.env_id": "Pendulum-v1"}
+    for name, number in small.items():
+        state["config"] = _with(state["config"], name, number)
+    path = tmp_path / "checkpoints" / "state-8.pt"
+    path.parent.mkdir()
+    path.touch()
+    with pytest.raises(CheckpointError) as caught:
+        evaluation.evaluate_run(
+            path,
+            episodes=1,
+            seed=0,
+            video=False,
+            device=torch.device("cpu"),
+            backend="egl",
+            processes=1,
+        )
+    line = str(caught.value)
+    assert line.startswith(f"{path} has settings that this version does not take: ")
+    assert told in line and "\n" not in line
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("task/*.yaml")), ids=lambda path: path.stem)

@@ -412,15 +412,18 @@ def assert_finishes(process: subprocess.Popen[str], top: Path, *overrides: str) 
 @pytest.mark.slow
 def test_one_after_another(tmp_path: Path) -> None:
     """A run that fails and one that is killed stop no other; a signal does; then it goes on."""
-    process = launch(tmp_path, "seed=-1,1,2,3")
+    damaged = tmp_path / "seed_0" / "checkpoints" / "state-1000.pt"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("no tensors")
+    process = launch(tmp_path, "seed=0,1,2,3")
     os.kill(process_at(tmp_path / "seed_1", 1500), signal.SIGKILL)
     process_at(tmp_path / "seed_2", 1500)
     assert states(tmp_path) == ["failed", "stale", "running", "waiting"]
     process.send_signal(signal.SIGTERM)
     printed = process.communicate(timeout=120)[0]
     assert process.returncode == 128 + signal.SIGTERM, printed
-    assert "seed must be a whole number >= 0" in printed
-    assert "seed_-1 failed: exit code 2" in printed
+    assert f"all 1 checkpoints in {damaged.parent} are damaged" in printed
+    assert "seed_0 failed: exit code 2" in printed
     assert "seed_1 failed: ended by SIGKILL" in printed
     assert states(tmp_path) == ["failed", "stale", "stale", "waiting"]
     process = launch(tmp_path, "seed=1,2,3")

@@ -17,7 +17,7 @@ import yaml
 
 from curl.checks import choice, whole
 from curl.comparison.curves import curve_files, read_curve
-from curl.schema import BOOKKEEPING, USED, flat, within
+from curl.schema import BOOKKEEPING, USED, complete, flat, within
 
 METRICS, CONFIG = "metrics.jsonl", "config.yaml"
 
@@ -77,8 +77,8 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """Dotted key -> value of everything that makes the experiment what it is."""
-        aside = BOOKKEEPING | {USED}
-        return {key: value for key, value in flat(self.config).items() if not within(key, aside)}
+        found, aside = complete(self.config), BOOKKEEPING | {USED}
+        return {key: value for key, value in found.items() if not within(key, aside)}
 
 
 def find_runs(paths: Sequence[Path]) -> list[Run]:
