@@ -14,10 +14,10 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NoReturn
 
-from rich.console import Console
 from rich.text import Text
 
 from curl.hardware import OpenGLError
+from curl.tables import Terminal
 
 BAD_INPUT, INTERRUPTED, UNREAD = 2, 130, 141
 STDOUT = 1  # its file descriptor
@@ -87,7 +87,7 @@ class LogLines(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.console = Console(stderr=True)
+        self.console = Terminal(stderr=True)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -32,6 +32,7 @@ from rich.text import Text
 
 from curl.checks import choice
 from curl.summary import sample_std
+from curl.tables import Terminal
 
 log = logging.getLogger("curl")
 
@@ -62,7 +63,7 @@ class Logger:
         choice("logger.wandb", wandb, ("auto", "online", "offline", "disabled"))
         self.folder, self.path = folder, folder / "metrics.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
-        self.console = console or Console()
+        self.console = console or Terminal()
         self.started, self.wall_before = time.monotonic(), 0.0
         self._offline = False
         self._wandb = self._start_wandb(wandb, project, config or {})

@@ -1,4 +1,4 @@
-"""Tables for terminals whose cells are never cut and never read as markup."""
+"""Terminals that may go away, and tables for them whose cells are never cut or read as markup."""
 
 from __future__ import annotations
 
@@ -16,11 +16,25 @@ UNLIMITED = 10_000  # characters in a line of a pipe or a file
 Cell = str | Text
 
 
+class Terminal(Console):
+    """A console whose reader may leave, as `| head` does: then nothing more is said.
+
+    rich would end the process with code 1: a run without its checkpoint, an evaluation without the
+    file that `--out` names.
+    """
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())  # what is buffered already goes nowhere
+        os.close(nowhere)
+
+
 def make_console() -> Console:
     """Standard output: as wide as its terminal, or as COLUMNS says; a pipe has no width."""
-    console = Console()
+    console = Terminal()
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(width=UNLIMITED)
+        console = Terminal(width=UNLIMITED)
     return console
 
 

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from test_end_to_end import ENVIRONMENT, ROOT, SETTINGS
+from hydra.errors import HydraException
+from test_end_to_end import ENVIRONMENT, ROOT, SETTINGS, rows
+from test_faults import arguments as tiny_run
 
 import train
 from curl import cli, compare, overrides, status, views
@@ -190,6 +192,13 @@ def test_a_failing_part_of_this_program_is_a_traceback(
         typed("seed=1")
 
 
+def test_tracebacks_can_be_had(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CURL_TRACEBACK", "1")
+    for arguments, error in ((["env_stepz=5"], HydraException), (["seed=x"], ValueError)):
+        with pytest.raises(error):
+            typed(*arguments)
+
+
 # -- what is refused leaves nothing and loses nothing ----------------------------------------------
 
 
@@ -352,6 +361,19 @@ def test_a_reader_that_leaves_is_no_error(name: str, tmp_path: Path) -> None:
     )
     os.close(write)
     assert done.stderr == "" and done.returncode in (0, 141)
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_prints(tmp_path: Path) -> None:
+    """As in `train.py | head -1`, and `2>&1` with it: nothing of the run is lost."""
+    process = subprocess.Popen(
+        tiny_run(tmp_path), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0
+    assert rows(tmp_path)[-1]["env_steps"] == 60
+    assert (tmp_path / "checkpoints" / "state-60.pt").exists()
 
 
 def test_a_broken_pipe_of_something_else_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
