@@ -43,7 +43,10 @@ def exits_with_one_line(job: Callable[..., int], *args: Any) -> int:
     """
     show_warnings()
     try:
-        return job(*args)
+        code = job(*args)
+        if sys.stdout is not None:  # it is where stdout was closed, as by `>&-`
+            sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -54,7 +57,7 @@ def exits_with_one_line(job: Callable[..., int], *args: Any) -> int:
             raise
         return refuse(error)
     finally:
-        flush_what_is_read()
+        drop_what_cannot_be_written()
 
 
 def nobody_reads() -> bool:
@@ -64,11 +67,12 @@ def nobody_reads() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def flush_what_is_read() -> None:
-    """Flush stdout; what nobody reads is dropped, or Python would complain of it at its end."""
+def drop_what_cannot_be_written() -> None:
+    """Flush stdout, and let go of what stays, or Python would complain of it at its end."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, STDOUT)
         os.close(nowhere)

@@ -141,7 +141,9 @@ class Run(Policy):
     env_steps: Positive = knob("budget, env steps", resumable=True)
     initial_steps: Positive = knob("agent steps of random actions before learning")
     batch_size: Positive = knob("transitions per update")
-    device: Text = knob("auto, cpu, cuda or cuda:<number>", resumable=True)
+    device: str = knob(
+        "auto, cpu, cuda or cuda:<number>", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", resumable=True
+    )
     opengl: Literal["auto", "egl", "osmesa", "glfw"] = knob("what draws frames", resumable=True)
     threads: int = knob(
         "CPU threads of PyTorch; 0: the cores that other processes leave free", ge=0, resumable=True
@@ -354,7 +356,9 @@ def shown(value: Any) -> str:
 
 
 def allowed(info: FieldInfo) -> str:
-    """What a field may be, in words."""
+    """What a field may be, in words; where a pattern says so, the description is those words."""
+    if any(getattr(bound, "pattern", None) for bound in info.metadata):
+        return str(info.description)
     return _words(info.annotation, info.metadata)
 
 

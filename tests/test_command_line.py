@@ -107,7 +107,7 @@ SINGLE = [
     (["video=1"], "video must be true or false, got 1"),
     (["task=null"], "Config group override must be a string"),
     (["logger=5"], "logger must be a group of settings"),
-    (["device=gpu"], "device must be auto, cpu, cuda or cuda:<number>; got 'gpu'"),
+    (["device=gpu"], "device must be auto, cpu, cuda or cuda:<number>, got 'gpu'"),
     (["device=cuda:9"], "device=cuda:9 is not here"),
     (["precision=float16"], "precision must be one of auto, float32, bfloat16, got 'float16'"),
     (["opengl=elg"], "(did you mean 'egl'?)"),
@@ -361,6 +361,19 @@ def test_a_reader_that_leaves_is_no_error(name: str, tmp_path: Path) -> None:
     )
     os.close(write)
     assert done.stderr == "" and done.returncode in (0, 141)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line(tmp_path: Path) -> None:
+    program = "from curl.cli import program; program(lambda: print('x' * 9) or 0)"
+    options: dict[str, Any] = {"cwd": ROOT, "stderr": subprocess.PIPE, "text": True}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", program], stdout=full, check=False, **options)
+    assert done.returncode == 2
+    assert done.stderr == "error: [Errno 28] No space left on device\n"
+    command = ["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, program]
+    done = subprocess.run(command, check=False, **options)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_run_goes_on_when_nobody_reads_what_it_prints(tmp_path: Path) -> None:
