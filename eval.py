@@ -167,13 +167,13 @@ def show(results: list[dict[str, Any]]) -> None:
         console.print(Text(files), soft_wrap=True)
 
 
+@torch.no_grad()
 def evaluate_all(arguments: argparse.Namespace) -> int:
     """Evaluate each run; what fails is reported, and costs nothing of the others.
 
     Returns:
         The exit code: 0, or 2 if anything failed, or 128 + n after signal n.
     """
-    torch.set_grad_enabled(False)
     whole("episodes", arguments.episodes)
     whole("processes", arguments.processes)
     whole("seed", arguments.seed, at_least=0)

@@ -7,6 +7,7 @@ At the end it says what was tried: counted in the tests, so a deselected one cou
 """
 
 import contextlib
+import logging
 import os
 import signal
 from collections import Counter
@@ -41,6 +42,17 @@ def pytest_configure(config: pytest.Config) -> None:
 def tally(request: pytest.FixtureRequest) -> Counter[str]:
     """How often what was tried: kills, kills survived, faults, bad inputs."""
     return request.config.stash[TALLY]
+
+
+@pytest.fixture(autouse=True)
+def process_settings() -> Iterator[None]:
+    """What programs set for their whole process is afterwards as it was before."""
+    logger = logging.getLogger("curl")
+    log = list(logger.handlers), logger.propagate, logger.level
+    yield
+    assert torch.is_grad_enabled(), "gradients were left switched off"
+    logger.handlers, logger.propagate = log[:2]
+    logger.setLevel(log[2])
 
 
 @pytest.fixture

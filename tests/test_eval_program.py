@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import shutil
 import signal
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from test_end_to_end import ENVIRONMENT, ROOT
 from test_faults import run
 
@@ -58,8 +56,6 @@ def evaluate(
         return code, printed.out, printed.err
 
     yield call
-    torch.set_grad_enabled(True)
-    logging.getLogger("curl").handlers.clear()
 
 
 def errors(text: str) -> list[str]:

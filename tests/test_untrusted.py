@@ -185,7 +185,6 @@ def test_eval_refuses_a_damaged_state_in_one_line(
     arguments = {"runs": [path], "episodes": 1, "seed": 0, "video": False, "device": "cpu"}
     arguments |= {"opengl": "auto", "processes": 1, "out": None}
     code = exits_with_one_line(evaluate_all, argparse.Namespace(**arguments))
-    torch.set_grad_enabled(True)
     errors = capsys.readouterr().err
     assert code in (0, 2)
     assert sum(line.startswith("error: ") for line in errors.splitlines()) == (code == 2)
