@@ -132,7 +132,7 @@ class Fleet:
     def _stop(self, why: str) -> None:
         self.why_stopped = why
         if self.running:
-            self.say(f"{why}: {len(self.running)} runs write their checkpoints and stop")
+            self.say(f"{why}: runs write their checkpoints and stop: {len(self.running)}")
         self._tell()
         self._kill_at = time.monotonic() + GRACE
 
