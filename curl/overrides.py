@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +24,10 @@ GRAMMAR = re.compile(  # how the parser of overrides begins when it does not und
 )
 
 
+sweep_began = threading.Event()
+"""All runs of a sweep were checked: what Hydra raises from now on is a failed launcher or run."""
+
+
 class RunFailedError(HydraException):
     """A run of a sweep failed, and the others went on."""
 
@@ -30,8 +35,10 @@ class RunFailedError(HydraException):
 def hydra_program(main: Callable[[], Any]) -> NoReturn:
     """Run `main`, decorated by Hydra, as this process's program.
 
-    What Hydra would print as a page, or as a traceback, becomes one line and code 2.
+    What Hydra would print as a page, or as a traceback, becomes one line and code 2, or code 1
+    once a sweep's runs are under way.
     """
+    sweep_began.clear()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # it raises instead of printing
 
     def run() -> int:
@@ -49,6 +56,9 @@ def hydra_program(main: Callable[[], Any]) -> NoReturn:
         except Exception as error:
             if os.environ.get("CURL_TRACEBACK") or not not_ours(error):
                 raise
+            if sweep_began.is_set():  # a job of SLURM that was killed, for example
+                refuse(error)
+                return 1
             return refuse(explained(error))
         return 0
 

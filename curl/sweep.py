@@ -37,7 +37,7 @@ from curl.cli import exits_with_one_line, refuse
 from curl.comparison.runs import CONFIG, METRICS, read_run
 from curl.hardware import OpenGLError
 from curl.lock import LOCK
-from curl.overrides import RunFailedError, explained
+from curl.overrides import RunFailedError, explained, sweep_began
 
 HERE = ("BasicLauncher", "JoblibLauncher")  # launchers whose runs get a process of their own
 EXTRAS = {
@@ -84,8 +84,12 @@ class Planned(Callback):
             listen()
         # SLURM is told to send what a run understands; submitit's own choice would be SIGUSR2.
         os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", "USR1")
-        if not config.hydra.sweeper["_target_"].endswith("BasicSweeper"):
-            return  # others choose their runs as they go
+        if config.hydra.sweeper["_target_"].endswith("BasicSweeper"):
+            self.check(config, here=here)  # others choose their runs as they go
+        sweep_began.set()
+
+    def check(self, config: DictConfig, *, here: bool) -> None:
+        """Exit with one line unless every run can begin; `here`: they will run on this machine."""
         params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
         overrides = OmegaConf.to_container(config.hydra.overrides.task)
         assert isinstance(overrides, list)

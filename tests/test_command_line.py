@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from test_end_to_end import ENVIRONMENT, ROOT, SETTINGS, rows
 from test_faults import arguments as tiny_run
@@ -172,6 +173,20 @@ def test_on_a_cluster_the_machine_of_the_sweep_does_not_matter(
     monkeypatch.setattr(train.sweep, "announce", announce)
     assert typed(*sweep)[0] == 77 and announced
     assert_refused(typed, tmp_path, *sweep, "env_steps=0", reason="env_steps must be a whole")
+
+
+def test_a_launcher_that_fails_is_no_bad_input(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As submitit's does when a job was killed: code 1, as for any run of a sweep that fails."""
+
+    class Launcher:
+        def launch(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError("job 7 has produced no output\nits log: nothing")
+
+    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_, **__: Launcher())
+    code, _, errors = typed("-m", "seed=1,2")
+    assert (code, errors) == (1, "error: job 7 has produced no output its log: nothing\n")
 
 
 def test_what_is_shown_is_no_run(typed: Typed, tmp_path: Path) -> None:
