@@ -56,6 +56,17 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "drqv2": ("agent=drqv2", "augmentation=shift", "objective=none"),
 }
 
+# The small preset shifts the whole frame by a few pixels instead of cropping it, which is a crop of
+# the frame with a border around it: a real crop hides the cart at the ends of its rail.
+SMALL_VARIANTS: dict[str, tuple[str, ...]] = {
+    "curl": ("objective=infonce",),
+    "crop_only": ("objective=none",),
+    "gaussian": (
+        *("augmentation=gaussian", "objective=infonce", "~augmentation.query.pad"),
+        "~augmentation.key.pad",
+    ),
+}
+
 # The configuration files that a preset or variant is made of, where they may not be there yet.
 NEEDED = {"small": "experiment/laptop.yaml", "drqv2": "agent/drqv2.yaml"}
 
@@ -81,7 +92,8 @@ class Cell:
         """What makes the experiment, as arguments of train.py."""
         protocol = [f"{key}={value}" for key, value in PROTOCOL.items()]
         own = [f"task={self.task}", f"seed={self.seed}", f"label={self.variant}"]
-        return [*protocol, *PRESETS[self.preset], *VARIANTS[self.variant], *own]
+        variants = VARIANTS | SMALL_VARIANTS if self.preset == "small" else VARIANTS
+        return [*protocol, *PRESETS[self.preset], *variants[self.variant], *own]
 
 
 def cells(

@@ -36,7 +36,7 @@ def environment_settings(config: Mapping[str, Any], software: bool) -> dict[str,
 
     Args:
         config: with `task`, `render_size` and `shadow_size`. Tasks of older versions lack
-            `camera`, `kwargs` and `max_episode_steps`.
+            `camera`, `kwargs` and `max_episode_steps`, and older runs lack `reflections`.
         software: frames are drawn by the CPU.
     """
     task, shadow = config["task"], config["shadow_size"]
@@ -48,6 +48,7 @@ def environment_settings(config: Mapping[str, Any], software: bool) -> dict[str,
         "kwargs": task.get("kwargs"),
         "max_episode_steps": task.get("max_episode_steps"),
         "shadow_size": (256 if software else None) if shadow == "auto" else shadow,
+        "reflections": config.get("reflections", True),
     }
 
 
@@ -60,6 +61,7 @@ def make_env(
     kwargs: Mapping[str, Any] | None = None,
     max_episode_steps: int | None = None,
     shadow_size: int | None = None,
+    reflections: bool = True,
 ) -> gym.Env[np.ndarray, np.ndarray]:
     """Build the pixel environment of `env_id`.
 
@@ -73,8 +75,9 @@ def make_env(
         kwargs: more arguments of the environment's constructor.
         max_episode_steps: control steps after which an episode is truncated. None: the
             environment's own limit, which it must have.
-        shadow_size: edge of MuJoCo's shadow map in texels; None keeps the model's own. In
-            software rendering a large map takes most of a frame's time.
+        shadow_size: edge of MuJoCo's shadow map in texels; 0: no shadows; None keeps the model's
+            own. In software rendering a large map takes most of a frame's time.
+        reflections: whether MuJoCo draws what a floor mirrors.
 
     Returns:
         An environment with observations uint8 [render_size, render_size, 3], actions float32
@@ -88,7 +91,7 @@ def make_env(
     whole("action_repeat", action_repeat)
     whole("render_size", render_size)
     if shadow_size is not None:
-        whole("shadow_size", shadow_size)
+        whole("shadow_size", shadow_size, at_least=0)
     if camera is not None:
         whole("task.camera", camera, at_least=0)
     env = _make(env_id, dict(kwargs or {}), max_episode_steps, camera)
@@ -96,7 +99,14 @@ def make_env(
         _require_limit(env_id, env)
         env = _rescaled(env_id, PlainResults(env, env_id))
         env = RepeatAction(RecordEpisodeStatistics(env), action_repeat)
-        env = Frames(env, name=env_id, size=render_size, camera=camera, shadow_size=shadow_size)
+        env = Frames(
+            env,
+            name=env_id,
+            size=render_size,
+            camera=camera,
+            shadow_size=shadow_size,
+            reflections=reflections,
+        )
         _try_reset(env_id, env)
     except BaseException:
         env.close()

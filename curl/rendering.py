@@ -8,7 +8,7 @@ other environments do not:
   another environment was drawn or closed.
 - The camera must be one of the model's. Gymnasium's default is a free camera that looks where the
   robot happened to be at the first frame, and loses it when it walks away.
-- The shadow map takes most of a frame's time where the CPU draws.
+- Where the CPU draws, shadows and reflections take most of a frame's time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Frames(gym.ObservationWrapper[np.ndarray, Any, Any]):
         name: what refusals call the environment.
         size: edge of the frame in pixels.
         camera: number of one of the model's cameras; None: the first one if there is one.
-        shadow_size: edge of MuJoCo's shadow map in texels; None keeps the model's own.
+        shadow_size: edge of MuJoCo's shadow map in texels; 0: no shadows; None keeps the model's
+            own.
+        reflections: whether MuJoCo draws what a floor mirrors.
 
     Raises:
         ValueError: an unknown camera, or a camera for an environment that has none.
@@ -49,12 +51,14 @@ class Frames(gym.ObservationWrapper[np.ndarray, Any, Any]):
         size: int,
         camera: int | None = None,
         shadow_size: int | None = None,
+        reflections: bool = True,
     ) -> None:
         super().__init__(env)
         self.name, self.size = name, size
         self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.scene = scene_of(env)
-        self.scene.prepare(name, size, camera, shadow_size)
+        self.scene.simplify(shadow_size, reflections)
+        self.scene.prepare(name, size, camera)
         self._checked = False
 
     def observation(self, observation: Any) -> np.ndarray:
@@ -91,7 +95,10 @@ class Frames(gym.ObservationWrapper[np.ndarray, Any, Any]):
 class Scene(Protocol):
     """Draws an environment."""
 
-    def prepare(self, name: str, size: int, camera: int | None, shadow_size: int | None) -> None:
+    def simplify(self, shadow_size: int | None, reflections: bool) -> None:
+        """Leave out what costs time to draw. Before anything else."""
+
+    def prepare(self, name: str, size: int, camera: int | None) -> None:
         """Before the first frame."""
 
     def draw(self, size: int) -> Any:
@@ -110,7 +117,10 @@ class OtherScene:
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         self.env = env
 
-    def prepare(self, name: str, size: int, camera: int | None, shadow_size: int | None) -> None:
+    def simplify(self, shadow_size: int | None, reflections: bool) -> None:
+        pass
+
+    def prepare(self, name: str, size: int, camera: int | None) -> None:
         if camera is not None:
             raise ValueError(
                 f"task.camera={camera}: {name} has no cameras to choose from; "
@@ -135,6 +145,14 @@ class MujocoScene:
 
     def __init__(self, env: gym.Env[Any, Any], model: Any) -> None:
         self.env, self.model = env, model
+
+    def simplify(self, shadow_size: int | None, reflections: bool) -> None:
+        if shadow_size is not None:
+            self.model.vis.quality.shadowsize = shadow_size
+        if shadow_size == 0:
+            self.model.light_castshadow[:] = 0
+        if not reflections:
+            self.model.mat_reflectance[:] = 0
 
     def choose(self, camera: int | None, own: int | str | None) -> int | str:
         """The number of a camera, or its name, or -1 for the free camera.
@@ -166,24 +184,35 @@ class DmControlScene(MujocoScene):
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         self.bare: Any = env.unwrapped
+        self._cameras: dict[int, tuple[Any, Any]] = {}  # size: a model and its camera
         super().__init__(env, self.bare.physics.model.ptr)
 
-    def prepare(self, name: str, size: int, camera: int | None, shadow_size: int | None) -> None:
+    def prepare(self, name: str, size: int, camera: int | None) -> None:
         self.name, keywords = name, dict(self.bare.render_kwargs)
         keywords["camera_id"] = self.choose(camera, keywords.get("camera_id"))
         self.bare.render_kwargs = keywords | {"width": size, "height": size}
-        if shadow_size is not None:
-            self.model.vis.quality.shadowsize = shadow_size
+        self.bare.render = lambda: self._view(size)  # the environment's wrappers still have a say
 
     def draw(self, size: int) -> Any:
         self._make_current()
-        keywords = self.bare.render_kwargs
-        if size == keywords["width"]:
-            return self.env.render()
-        return self.bare.physics.render(**keywords | {"width": size, "height": size})
+        return self.env.render() if size == self.bare.render_kwargs["width"] else self._view(size)
+
+    def _view(self, size: int) -> Any:
+        """What `physics.render` gives, without a new camera and scene for each frame."""
+        keywords, physics = self.bare.render_kwargs, self.bare.physics
+        if keywords.keys() - {"width", "height", "camera_id"}:
+            return physics.render(**keywords | {"width": size, "height": size})
+        model, camera = self._cameras.get(size, (None, None))
+        if model is not physics.model.ptr:  # an environment may compile a new one at a reset
+            from dm_control.mujoco import Camera  # chooses OpenGL when it is first imported
+
+            camera = Camera(physics, size, size, keywords["camera_id"])
+            self._cameras[size] = physics.model.ptr, camera
+        return camera.render()
 
     def close(self) -> None:
         self._make_current()
+        self._cameras.clear()
 
     def _make_current(self) -> None:
         """Even if dm_control believes that it is: it knows of its own contexts alone."""
@@ -199,7 +228,7 @@ class GymnasiumMujocoScene(MujocoScene):
         self.renderer: Any = env.unwrapped.mujoco_renderer  # pyright: ignore
         super().__init__(env, self.renderer.model)
 
-    def prepare(self, name: str, size: int, camera: int | None, shadow_size: int | None) -> None:
+    def prepare(self, name: str, size: int, camera: int | None) -> None:
         self.name, renderer = name, self.renderer
         chosen = renderer.camera_id != -1 or getattr(self.env.spec, "kwargs", {}).get("camera_id")
         renderer.camera_id = self.choose(camera, renderer.camera_id if chosen else None)
@@ -207,8 +236,6 @@ class GymnasiumMujocoScene(MujocoScene):
         buffer = self.model.vis.global_
         buffer.offwidth = max(buffer.offwidth, size, DISPLAY_SIZE)
         buffer.offheight = max(buffer.offheight, size, DISPLAY_SIZE)
-        if shadow_size is not None:
-            self.model.vis.quality.shadowsize = shadow_size
         renderer.render("rgb_array")  # opens the viewer
         self._place_free_camera()
 

@@ -55,6 +55,7 @@ def knob(
 
 
 Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -128,7 +129,10 @@ class Policy(Settings):
     objective: Objective = knob("the auxiliary loss")
     frame_stack: Positive = knob("frames per observation")
     render_size: Positive = knob("edge of a frame, pixels")
-    shadow_size: Literal["auto"] | Positive | None = knob("edge of MuJoCo's shadow map, texels")
+    shadow_size: Literal["auto"] | Count | None = knob(
+        "edge of MuJoCo's shadow map, texels; 0: no shadows"
+    )
+    reflections: bool = knob("whether MuJoCo draws what a floor mirrors", default=True)
     precision: Literal["auto", "float32", "bfloat16"] = knob("of convolutions and hidden layers")
 
 

@@ -204,7 +204,7 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(env_id: str, reason: s
 
 @pytest.mark.parametrize(
     "settings",
-    [{"action_repeat": 0}, {"action_repeat": 1.5}, {"render_size": 0}, {"shadow_size": 0}],
+    [{"action_repeat": 0}, {"action_repeat": 1.5}, {"render_size": 0}, {"shadow_size": -1}],
 )
 def test_impossible_settings_are_refused(build: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):

@@ -6,6 +6,7 @@ One task per suite is tried in every run of the tests, all of them in the slow o
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -244,6 +245,54 @@ def test_the_shadow_map_is_as_large_as_asked_for(env_id: str) -> None:
             assert quality.shadowsize == size or size is None
             shown[size] = frames(env).astype(float)
     assert np.abs(shown[256] - shown[None]).mean() < 1.5
+
+
+@pytest.mark.parametrize("name", [p for p in MUJOCO if "half" not in p.values[0]])
+def test_frames_are_dm_controls_own(name: str) -> None:
+    """Cameras are kept from frame to frame, and made anew for a model that was compiled anew."""
+    with task(name) as env:
+        bare = env.unwrapped
+
+        def own() -> np.ndarray:
+            return bare.physics.render(**bare.render_kwargs)  # pyright: ignore
+
+        np.testing.assert_array_equal(env.reset(seed=3)[0], own())
+        for action in actions(env, 3):
+            np.testing.assert_array_equal(env.step(action)[0], own())
+        before = own()
+        other = copy.copy(bare.physics.model)  # pyright: ignore
+        other.geom_rgba[:] = [1, 0, 0, 1]
+        bare.physics._reload_from_model(other)  # pyright: ignore
+        shown = env.step(actions(env, 1)[0])[0]
+        assert (shown != before).any()
+        np.testing.assert_array_equal(shown, own())
+
+
+def test_a_wrapper_of_the_environment_has_the_last_word() -> None:
+    class Negative(gym.Wrapper):
+        def render(self) -> Any:
+            return 255 - self.env.render()  # pyright: ignore
+
+    env_id = "dm_control/reacher-easy-v0"
+    gym.register("negative-v0", lambda **kwargs: Negative(gym.make(env_id, **kwargs)))
+    try:
+        with made(env_id=env_id) as env, made(env_id="negative-v0") as wrapped:
+            np.testing.assert_array_equal(255 - frames(wrapped), frames(env))
+    finally:
+        del gym.registry["negative-v0"]
+
+
+@pytest.mark.parametrize("env_id", ["dm_control/cheetah-run-v0", "HalfCheetah-v5"])
+def test_shadows_and_reflections_can_be_left_out(env_id: str) -> None:
+    """Each changes the frames, in few places."""
+    shown: dict[tuple[int, bool], np.ndarray] = {}
+    for size, reflections in ((256, True), (0, True), (256, False), (0, False)):
+        with made(env_id=env_id, shadow_size=size, reflections=reflections) as env:
+            shown[size, reflections] = frames(env).astype(float)
+    plain = shown.pop((0, False))
+    assert (shown[256, False] - plain).min() < -50  # a shadow is darker than what it falls on
+    assert np.abs(shown[0, True] - plain).max() > 50
+    assert all(np.abs(frame - plain).mean() < 3 for frame in shown.values())
 
 
 @pytest.mark.parametrize("env_id", ["dm_control/cheetah-run-v0", "HalfCheetah-v5", "Pendulum-v1"])
