@@ -106,7 +106,7 @@ def wrong_for(info: FieldInfo) -> list[Any]:
     parts = typing.get_args(hint) if typing.get_origin(hint) is typing.Union else parts
     origins = [typing.get_origin(part) or part for part in parts]
     if Literal in origins:
-        sets = [[*NEVER, "nope", "", 0, True, -1, 1.5]]
+        sets = [[*NEVER, "nope", "", *([] if schema.Count in parts else [0]), True, -1, 1.5]]
     else:
         kinds = [
             typing.get_args(part)[0] if o is typing.Annotated else o
