@@ -37,8 +37,8 @@ PRESETS = {
     ),
     "small": (
         "The small agent for CPUs",
-        "**Not the paper's agent**: smaller frames without shadows and reflections, a smaller "
-        "trunk and smaller batches (`experiment=laptop`). A crop is here 44 of 48 pixels, of the "
+        "**Not the paper's agent**: smaller frames, a smaller trunk and smaller batches "
+        "(`experiment=laptop`). A crop is here 44 of 48 pixels, of the "
         "whole frame with a border of 2 pixels around it (DrQ's shift). Its variants can be "
         "compared with each other; beside the published scores they show how far a laptop gets, "
         "not whether the paper is reproduced.",
