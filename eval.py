@@ -25,19 +25,19 @@ from rich.text import Text
 from scipy import stats
 
 from curl import schema
-from curl.build import build_agent
-from curl.checkpoint import CheckpointError, Checkpoints, env_steps_of, one_of_ours, read_state
 from curl.checks import whole
-from curl.cli import BAD_INPUT, exits_with_one_line, program, refuse
-from curl.guard import StopSignal, reason
-from curl.hardware import (
+from curl.data.seeding import seed_everything
+from curl.errors import BAD_INPUT, exits_with_one_line, program, refuse
+from curl.hardware.device import (
     choose_device,
     choose_opengl,
     load_renderer,
     prepare_device,
     renders_in_software,
 )
-from curl.seeding import seed_everything
+from curl.run.build import build_agent
+from curl.run.checkpoint import CheckpointError, Checkpoints, env_steps_of, one_of_ours, read_state
+from curl.run.guard import StopSignal, reason
 from curl.summary import sample_std
 from curl.tables import make_console, table
 
@@ -69,8 +69,8 @@ def evaluate_run(
     with settings_of(run):
         config = schema.checked(state["config"], schema.Policy)
 
-    from curl.environment import environment_settings, make_env
-    from curl.evaluation import Evaluator
+    from curl.data.environment import environment_settings, make_env
+    from curl.run.evaluation import Evaluator
 
     with one_of_ours(run), settings_of(run):
         task = str(config["task"]["name"])
@@ -229,7 +229,7 @@ def evaluate_all(arguments: argparse.Namespace) -> int:
 
 def main() -> int:
     if sys.argv[1:2] == ["compare"]:
-        from curl import compare
+        from curl.study import compare
 
         return exits_with_one_line(compare.main, sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)

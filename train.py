@@ -25,11 +25,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from curl import sweep
-from curl.build import build_agent, checked, require_machine
-from curl.cli import exits_with_one_line, refuse
-from curl.comparison.runs import CONFIG
-from curl.hardware import (
+from curl.command import sweep
+from curl.command.overrides import explained, hydra_program
+from curl.data.seeding import seed_everything
+from curl.errors import exits_with_one_line, refuse
+from curl.hardware.device import (
     choose_opengl,
     choose_precision,
     load_renderer,
@@ -37,13 +37,13 @@ from curl.hardware import (
     prepare_device,
     renders_in_software,
 )
-from curl.limits import available_cores
-from curl.lock import InUseError, locked
-from curl.overrides import explained, hydra_program
-from curl.processor import Threads, keep_freed_memory
+from curl.hardware.limits import available_cores
+from curl.hardware.processor import Threads, keep_freed_memory
+from curl.run.build import build_agent, checked, require_machine
+from curl.run.lock import InUseError, locked
 from curl.schema import USED, differences
-from curl.seeding import seed_everything
-from curl.status import FAILURE
+from curl.study.runs import CONFIG
+from curl.study.status import FAILURE
 
 
 def train(config: dict[str, Any]) -> int:
@@ -84,12 +84,12 @@ def build_and_run(config: dict[str, Any], device: torch.device, stack: contextli
     backend = choose_opengl(config["opengl"], device)
     load_renderer(backend)
 
-    from curl.checkpoint import Checkpoints
-    from curl.environment import environment_settings, make_env
-    from curl.evaluation import Evaluator
-    from curl.logger import Logger
-    from curl.replay import ReplayBuffer
-    from curl.trainer import Trainer
+    from curl.data.environment import environment_settings, make_env
+    from curl.data.replay import ReplayBuffer
+    from curl.run.checkpoint import Checkpoints
+    from curl.run.evaluation import Evaluator
+    from curl.run.logger import Logger
+    from curl.run.online import Trainer
 
     folder = Path(config["run_dir"])
     generator = seed_everything(config["seed"], device)

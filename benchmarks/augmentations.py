@@ -49,7 +49,7 @@ from benchmarks.tables import number
 from benchmarks.timing import interleave
 from curl import augmentations
 from curl.augmentations.base import PixelAugmentation
-from curl.batch import FrameStacks
+from curl.data.batch import FrameStacks
 
 NAMES = ("crop", "shift", "translate", "gaussian", "cutout", "cutout_color", "flip", "rotate")
 NAMES += ("grayscale", "color_jitter", "random_conv")

@@ -23,12 +23,12 @@ from benchmarks.contenders import Sizes
 from benchmarks.timing import interleave, ratio
 from curl.agents.sac import SAC
 from curl.augmentations.crop import Crop
-from curl.capture import WARM_UP
 from curl.checks import choice, whole
-from curl.cli import exits_with_one_line
-from curl.hardware import choose_device, machine
+from curl.data.replay import ReplayBuffer
+from curl.errors import exits_with_one_line
+from curl.hardware.device import choose_device, machine
+from curl.learning.capture import WARM_UP
 from curl.objectives.infonce import InfoNCE
-from curl.replay import ReplayBuffer
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -1,7 +1,7 @@
 """The cells of the results table: what each one runs, and what there is of it on the disk.
 
 A cell is a preset, a variant, a task and a seed. It has a run folder while it is trained, and a
-curve file (curl/comparison/curves.py) once it is finished:
+curve file (curl/study/curves.py) once it is finished:
 
     runs/dmc/<preset>/<variant>/<task>/seed_<n>/
     results/dmc/<preset>/<variant>/<task>/seed_<n>.jsonl
@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from curl.checks import choice, whole
-from curl.cli import nearest
-from curl.comparison.curves import Curve, read_curve, write_curve
-from curl.comparison.runs import CONFIG, METRICS, due, read_run
+from curl.errors import nearest
 from curl.schema import BOOKKEEPING, USED, SettingsError, checked, complete, within
+from curl.study.curves import Curve, read_curve, write_curve
+from curl.study.runs import CONFIG, METRICS, due, read_run
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"

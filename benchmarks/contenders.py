@@ -25,9 +25,9 @@ from benchmarks.plain import PlainAgent, PlainReplay
 from benchmarks.timing import WARM_UP
 from curl.agents.sac import SAC
 from curl.augmentations.crop import Crop
-from curl.hardware import choose_precision, has_bfloat16, make_current
+from curl.data.replay import ReplayBuffer
+from curl.hardware.device import choose_precision, has_bfloat16, make_current
 from curl.objectives.infonce import InfoNCE
-from curl.replay import ReplayBuffer
 
 TASK, ACTION_REPEAT = "dm_control/cartpole-swingup-v0", 8
 EPISODE = 125  # agent steps: 1000 env steps at an action repeat of 8
@@ -227,7 +227,7 @@ class Loop:
 
 def replay_bytes(sizes: Sizes, transitions: int = 100_000) -> dict[str, int]:
     """Bytes of a full replay buffer of either side, without allocating one."""
-    with mock.patch("curl.replay.free_bytes", return_value=math.inf):
+    with mock.patch("curl.data.replay.free_bytes", return_value=math.inf):
         ours = ReplayBuffer(
             capacity=transitions,
             frame_size=sizes.frame,

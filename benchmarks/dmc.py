@@ -40,13 +40,13 @@ from benchmarks.cells import (
 )
 from benchmarks.fleet import Fleet
 from curl.checks import real, whole
-from curl.cli import BAD_INPUT, exits_with_one_line
-from curl.comparison.curves import curve_files, read_curve
-from curl.comparison.runs import METRICS, read_run
-from curl.limits import available_cores
-from curl.lock import holder
-from curl.status import FAILURE
-from curl.sweep import ending
+from curl.command.sweep import ending
+from curl.errors import BAD_INPUT, exits_with_one_line
+from curl.hardware.limits import available_cores
+from curl.run.lock import holder
+from curl.study.curves import curve_files, read_curve
+from curl.study.runs import METRICS, read_run
+from curl.study.status import FAILURE
 
 TRAIN = (sys.executable, str(ROOT / "train.py"))
 HUNG = 3  # train.py's exit code for an environment that hangs; resuming goes on after it
@@ -365,8 +365,8 @@ def this_machine(device: str) -> dict[str, Any]:
 
     In a process of its own, so that the driver itself never opens the GPU.
     """
-    program = "import json, sys; from curl.hardware import choose_device, machine\n"
-    program += "from curl.cli import BAD_INPUT, exits_with_one_line\n"
+    program = "import json, sys; from curl.hardware.device import choose_device, machine\n"
+    program += "from curl.errors import BAD_INPUT, exits_with_one_line\n"
     program += "def job():\n device = choose_device(sys.argv[1])\n"
     program += " print(json.dumps(machine(device) | {'device': str(device)}))\n return 0\n"
     program += "sys.exit(exits_with_one_line(job))"

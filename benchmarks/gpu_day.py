@@ -45,9 +45,9 @@ from benchmarks.cells import PRESETS, ROOT, TASKS, shown
 from benchmarks.dmc import this_commit, this_machine
 from benchmarks.fleet import dies_with
 from curl.checks import choice, real
-from curl.cli import exits_with_one_line
-from curl.comparison.runs import METRICS
-from curl.limits import available_cores
+from curl.errors import exits_with_one_line
+from curl.hardware.limits import available_cores
+from curl.study.runs import METRICS
 
 PACKAGES = ("torch", "numpy", "scipy", "yaml", "rich", "pydantic", "hydra", "omegaconf")
 PACKAGES += ("gymnasium", "shimmy", "dm_control", "mujoco", "matplotlib", "pytest", "hypothesis")
@@ -205,12 +205,12 @@ def machine(day: Day) -> dict[str, Any]:
 
 def draw(device_name: str) -> int:
     """Draw frames of cartpole and print what one takes; in a process of its own."""
-    from curl.hardware import choose_device, choose_opengl, renders_in_software
+    from curl.hardware.device import choose_device, choose_opengl, renders_in_software
 
     device = choose_device(device_name)
     backend = choose_opengl("auto", device)
 
-    from curl.environment import make_env
+    from curl.data.environment import make_env
 
     software = renders_in_software(backend, device)
     env = make_env(

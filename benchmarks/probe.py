@@ -28,10 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 from curl.agents.sac import SAC
-from curl.build import build_agent
-from curl.hardware import machine
-from curl.replay import ReplayBuffer
-from curl.seeding import seed_everything
+from curl.data.replay import ReplayBuffer
+from curl.data.seeding import seed_everything
+from curl.hardware.device import machine
+from curl.run.build import build_agent
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EDGE, EPISODES, STEPS = 36, 60, 30  # pixels, episodes, agent steps of each

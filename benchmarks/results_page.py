@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.cells import PROTOCOL, ROOT, TASKS, differing, settings, shown
-from curl.comparison import statistics
-from curl.comparison.curves import Curve, curve_files, read_curve
-from curl.comparison.published import AT_100K, CURL
-from curl.comparison.statistics import Estimate
+from curl.study import statistics
+from curl.study.curves import Curve, curve_files, read_curve
+from curl.study.published import AT_100K, CURL
+from curl.study.statistics import Estimate
 
 PAGE = ROOT / "docs/results.md"
 AT = PROTOCOL["env_steps"]
@@ -291,8 +291,8 @@ def figure(groups: Groups) -> bytes:
     """The learning curves of a preset, a panel for each task, as PNG."""
     import matplotlib
 
-    from curl.comparison import drawing
-    from curl.comparison.published import reference_lines
+    from curl.study import drawing
+    from curl.study.published import reference_lines
 
     tasks = [task for task in _tasks(groups) if any(key[0] == task for key in groups)]
     looks = drawing.looks(VARIANTS)

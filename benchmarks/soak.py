@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from curl.build import build_agent
-from curl.checkpoint import Checkpoints
-from curl.environment import make_env
-from curl.evaluation import Evaluator
-from curl.logger import Logger
-from curl.processor import Threads
-from curl.replay import ReplayBuffer
-from curl.seeding import seed_everything
-from curl.trainer import Trainer
+from curl.data.environment import make_env
+from curl.data.replay import ReplayBuffer
+from curl.data.seeding import seed_everything
+from curl.hardware.processor import Threads
+from curl.run.build import build_agent
+from curl.run.checkpoint import Checkpoints
+from curl.run.evaluation import Evaluator
+from curl.run.logger import Logger
+from curl.run.online import Trainer
 
 EDGE, EPISODE, EVERY = 20, 100, 1000  # pixels, agent steps, agent steps between samples
 

@@ -38,8 +38,8 @@ from benchmarks.contenders import (
 from benchmarks.floor import Machine, floor, measure_machine
 from benchmarks.tables import RATIOS, show
 from benchmarks.timing import Timing, interleave, ratio
-from curl.cli import exits_with_one_line
-from curl.hardware import (
+from curl.errors import exits_with_one_line
+from curl.hardware.device import (
     OpenGLError,
     choose_device,
     choose_opengl,
@@ -292,7 +292,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def cartpole(shadow_size: int | None) -> gym.Env[Any, Any]:
-    from curl.environment import make_env  # imports MuJoCo, which wants its backend chosen
+    from curl.data.environment import make_env  # imports MuJoCo, which wants its backend chosen
 
     return make_env(env_id=TASK, action_repeat=ACTION_REPEAT, shadow_size=shadow_size)
 

@@ -10,8 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.contenders import VARIANTS, Sizes, build, headline, variants
 from benchmarks.timing import WARM_UP
-from curl.cli import exits_with_one_line
-from curl.hardware import choose_device, machine, make_current
+from curl.errors import exits_with_one_line
+from curl.hardware.device import choose_device, machine, make_current
 
 
 def trace(

@@ -8,6 +8,6 @@ import sys
 if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
-from curl.preload import load_triton
+from curl.hardware.preload import load_triton
 
 load_triton()

@@ -22,7 +22,7 @@ if DEVICE == "cpu":
 
 import torch  # noqa: E402
 
-from curl.hardware import OpenGLError, choose_opengl  # noqa: E402
+from curl.hardware.device import OpenGLError, choose_opengl  # noqa: E402
 
 torch.set_num_threads(1)
 with contextlib.suppress(OpenGLError):  # before anything imports MuJoCo's renderer

@@ -14,11 +14,11 @@ import torch
 
 from curl.agents.sac import SAC
 from curl.augmentations.crop import Crop
-from curl.batch import stack_of
-from curl.environment import make_env
+from curl.data.batch import stack_of
+from curl.data.environment import make_env
+from curl.data.replay import ReplayBuffer
+from curl.data.seeding import seed_everything
 from curl.objectives.infonce import InfoNCE
-from curl.replay import ReplayBuffer
-from curl.seeding import seed_everything
 
 EDGE, BLACK, GREY, WHITE = 36, 0, 128, 255
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from curl.batch import Metrics
+from curl.data.batch import Metrics
 
 LOOKS_AT_VALUES = {
     "aten::_local_scalar_dense",  # item(), float(), if tensor:
@@ -89,7 +89,7 @@ class Tape(TorchDispatchMode):
 
 
 class Recordings:
-    """Makes recordings (as `curl.capture.Recorder` does) that share one pool."""
+    """Makes recordings (as `curl.learning.capture.Recorder` does) that share one pool."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator

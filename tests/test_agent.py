@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from curl.agents.sac import SAC, step
 from curl.augmentations.crop import Crop
-from curl.batch import Batch, FrameStacks, Metrics
+from curl.data.batch import Batch, FrameStacks, Metrics
 from curl.objectives.infonce import InfoNCE
 
 ACTIONS, SIZE = 2, 20

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from curl import augmentations
 from curl.augmentations.base import Augmentation, PixelAugmentation, scaled
 from curl.augmentations.crop import Crop
-from curl.batch import FrameStacks
+from curl.data.batch import FrameStacks
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "augmentation").glob("*.yaml"))
 FRAMES, DEPTH = 5, 3

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from curl import augmentations
-from curl.batch import FrameStacks
+from curl.data.batch import FrameStacks
 
 EDGE, DEPTH = 24, 2
 

@@ -16,7 +16,7 @@ from curl import augmentations
 from curl.augmentations.color_jitter import jitter
 from curl.augmentations.gaussian import normal_quantiles, random_words
 from curl.augmentations.random_conv import convolved
-from curl.batch import FrameStacks
+from curl.data.batch import FrameStacks
 
 EDGE, DEPTH = 24, 2
 RARE = 1e-4  # a correct distribution fails its test with this probability, were the seed drawn

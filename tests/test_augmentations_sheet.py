@@ -10,9 +10,9 @@ import torch
 import yaml
 from PIL import Image
 
-from curl import views
-from curl.batch import FrameStacks, stack_of
-from curl.cli import exits_with_one_line
+from curl.command import views
+from curl.data.batch import FrameStacks, stack_of
+from curl.errors import exits_with_one_line
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = {path.stem for path in CONFIGS.glob("augmentation/*.yaml")}

@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from curl import capture
-from curl.capture import WARM_UP, Captured
+from curl.learning import capture
+from curl.learning.capture import WARM_UP, Captured
 
 DEVICE = torch.device("cuda", 1)
 

@@ -18,8 +18,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curl import checkpoint
-from curl.checkpoint import CheckpointError, Checkpoints, load_file, save_file
+from curl.run import checkpoint
+from curl.run.checkpoint import CheckpointError, Checkpoints, load_file, save_file
 
 WEIGHTS = torch.linspace(1, 2, 32)
 

@@ -22,8 +22,10 @@ from test_end_to_end import ENVIRONMENT, ROOT, SETTINGS, rows
 from test_faults import arguments as tiny_run
 
 import train
-from curl import cli, compare, overrides, status, views
-from curl.hardware import OpenGLError, choose_opengl, find_opengl
+from curl import errors
+from curl.command import overrides, views
+from curl.hardware.device import OpenGLError, choose_opengl, find_opengl
+from curl.study import compare, status
 
 Typed = Callable[..., tuple[int, str, str]]
 
@@ -297,8 +299,8 @@ PROGRAMS = {
     "sweep": [str(ROOT / "train.py"), "-m", "seed=1,2"],
     "eval": [str(ROOT / "eval.py"), "runs"],
     "compare": [str(ROOT / "eval.py"), "compare", "runs"],
-    "status": ["-m", "curl.status"],
-    "views": ["-m", "curl.views"],
+    "status": ["-m", "curl.study.status"],
+    "views": ["-m", "curl.command.views"],
 }
 
 
@@ -324,7 +326,7 @@ def interrupted(*_: Any, **__: Any) -> Any:
 def test_ctrl_c_while_the_environment_is_built_leaves_nothing(
     typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("curl.environment.make_env", interrupted)
+    monkeypatch.setattr("curl.data.environment.make_env", interrupted)
     code, _, errors = typed("render_size=100")
     assert (code, errors) == (130, "interrupted\n") and not list(tmp_path.iterdir())
 
@@ -355,7 +357,7 @@ def test_ctrl_c_in_the_other_programs_is_no_traceback(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, inner, interrupted)
     arguments = ["runs"] if module is not views else []
-    assert cli.exits_with_one_line(module.main, arguments) == 130
+    assert errors.exits_with_one_line(module.main, arguments) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
@@ -380,7 +382,7 @@ def test_a_reader_that_leaves_is_no_error(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 def test_a_full_disk_behind_stdout_is_one_line(tmp_path: Path) -> None:
-    program = "from curl.cli import program; program(lambda: print('x' * 9) or 0)"
+    program = "from curl.errors import program; program(lambda: print('x' * 9) or 0)"
     options: dict[str, Any] = {"cwd": ROOT, "stderr": subprocess.PIPE, "text": True}
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", program], stdout=full, check=False, **options)
@@ -414,11 +416,11 @@ def test_a_broken_pipe_of_something_else_is_an_error(capsys: pytest.CaptureFixtu
     before = os.dup(1)
     os.dup2(write, 1)
     try:
-        assert not cli.nobody_reads()
-        assert cli.exits_with_one_line(job) == 2
+        assert not errors.nobody_reads()
+        assert errors.exits_with_one_line(job) == 2
         os.close(read)
-        assert cli.nobody_reads()
-        assert cli.exits_with_one_line(job) == 141
+        assert errors.nobody_reads()
+        assert errors.exits_with_one_line(job) == 141
     finally:
         os.dup2(before, 1)
         os.close(before), os.close(write)
@@ -431,9 +433,9 @@ def test_an_interrupted_command_runs_to_its_end_as_before(
     """What ignored Ctrl-C, as under nohup, goes on ignoring it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with pytest.raises(SystemExit):
-        cli.program(lambda: 0)
+        errors.program(lambda: 0)
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     signal.signal(signal.SIGINT, lambda *_: None)
     with pytest.raises(SystemExit):
-        cli.program(lambda: 0)
+        errors.program(lambda: 0)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

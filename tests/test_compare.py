@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import yaml
 
-from curl.compare import compare, main
-from curl.comparison.report import sections
-from curl.comparison.runs import due, find_runs
+from curl.study.compare import compare, main
+from curl.study.report import sections
+from curl.study.runs import due, find_runs
 
 STEPS = tuple(range(0, 100_001, 20_000))
 TASKS = ("cartpole_swingup", "walker_walk")

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu, norm
 
-from curl.comparison import statistics
-from curl.comparison.statistics import (
+from curl.study import statistics
+from curl.study.statistics import (
     area_under_curve,
     bootstrap,
     iqm,

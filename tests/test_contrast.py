@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from curl import augmentations
 from curl.agents.sac import SAC
 from curl.augmentations.base import Augmentation
-from curl.batch import Batch, FrameStacks, Metrics, join
-from curl.capture import WARM_UP, Captured
+from curl.data.batch import Batch, FrameStacks, Metrics, join
+from curl.data.replay import ReplayBuffer
+from curl.learning.capture import WARM_UP, Captured
 from curl.objectives.base import Latents, Objective
-from curl.replay import ReplayBuffer
 
 EDGE = 24
 EPISODES = [9, 4, 12]  # agent steps each

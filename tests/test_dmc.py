@@ -31,9 +31,9 @@ from benchmarks.cells import (
     compose_all,
     settings_hash,
 )
-from curl.compare import compare
-from curl.comparison.curves import Curve, read_curve, write_curve
-from curl.lock import holder, locked
+from curl.run.lock import holder, locked
+from curl.study.compare import compare
+from curl.study.curves import Curve, read_curve, write_curve
 
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in_run.py")))
 CARTPOLE = Cell("tiny", "curl", "cartpole_swingup", 1)

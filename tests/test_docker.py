@@ -62,7 +62,7 @@ def entrypoint(tmp_path):
         (("train", "label=a b  $c *"), ("/app/train.py", "label=a b  $c *")),
         (("eval", "runs/a", "--video"), ("/app/eval.py", "runs/a", "--video")),
         (("compare", "runs/a", "runs/b"), ("/app/eval.py", "compare", "runs/a", "runs/b")),
-        (("status", "runs", "--watch", "5"), ("-m", "curl.status", "runs", "--watch", "5")),
+        (("status", "runs", "--watch", "5"), ("-m", "curl.study.status", "runs", "--watch", "5")),
         (("python", "-c", "print(1)"), ("-c", "print(1)")),
     ],
 )

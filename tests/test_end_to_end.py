@@ -20,8 +20,8 @@ import av
 import pytest
 import torch
 
-from curl.checkpoint import Checkpoints
-from curl.hardware import choose_opengl
+from curl.hardware.device import choose_opengl
+from curl.run.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from curl import hardware
-from curl.environment import make_env
-from curl.hardware import OpenGLError, choose_opengl
-from curl.rendering import square
+from curl.data.environment import make_env
+from curl.data.rendering import square
+from curl.hardware import device as hardware
+from curl.hardware.device import OpenGLError, choose_opengl
 
 CARTPOLE = "dm_control/cartpole-swingup-v0"
 CPU = torch.device("cpu")

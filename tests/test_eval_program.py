@@ -19,8 +19,8 @@ from test_end_to_end import ENVIRONMENT, ROOT
 from test_faults import run
 
 import eval as program
-from curl.checkpoint import read_state, save_file
-from curl.cli import exits_with_one_line
+from curl.errors import exits_with_one_line
+from curl.run.checkpoint import read_state, save_file
 
 pytestmark = pytest.mark.usefixtures("fault")
 

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from curl import evaluation
-from curl.evaluation import Evaluator, make_stacked_env
-from curl.guard import Watchdog
-from curl.video import Film
+from curl.run import evaluation
+from curl.run.evaluation import Evaluator, make_stacked_env
+from curl.run.guard import Watchdog
+from curl.run.video import Film
 
 SETTINGS = {"env_id": "Pendulum-v1", "action_repeat": 4, "render_size": 24}
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from test_end_to_end import ROOT, assert_refused, command, rows, run
 
-from curl import rendering
-from curl.environment import episode_length, frames_per_second, make_env
-from curl.evaluation import make_stacked_env
+from curl.data import rendering
+from curl.data.environment import episode_length, frames_per_second, make_env
+from curl.run.evaluation import make_stacked_env
 
 MODULE = "foreign_pixels"
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from curl.agents.sac import SAC
 from curl.augmentations.crop import Crop
-from curl.networks import squashed_gaussian
+from curl.learning.networks import squashed_gaussian
 from curl.objectives.infonce import InfoNCE, infonce
 
 GOLDEN = json.loads(Path(__file__).with_name("reference_updates.json").read_text())

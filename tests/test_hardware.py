@@ -16,9 +16,9 @@ import torch
 
 import eval as evaluation_program
 import train as training_program
-from curl import egl, hardware
-from curl.environment import make_env
-from curl.hardware import choose_device, choose_rendering_gpu, machine, prepare_device
+from curl.data.environment import make_env
+from curl.hardware import device as hardware
+from curl.hardware.device import choose_device, choose_rendering_gpu, egl, machine, prepare_device
 
 GPU = torch.device("cuda", 1)
 
@@ -98,7 +98,7 @@ def test_a_run_s_records_name_its_own_processor(
 
 SETTINGS = """
 import torch
-from curl.hardware import full_float32
+from curl.hardware.device import full_float32
 before = torch.backends.cudnn.allow_tf32
 full_float32()
 with torch.backends.cudnn.flags(enabled=True):  # reads them all

@@ -18,14 +18,14 @@ from rich.console import Console
 from test_end_to_end import assert_equal, timeless
 
 from curl.agents.base import Agent
-from curl.batch import Batch, FrameStacks, Metrics
-from curl.checkpoint import Checkpoints, env_steps_of, save_file
-from curl.environment import make_env
-from curl.evaluation import Evaluator
-from curl.logger import Logger
-from curl.processor import Threads
-from curl.replay import ReplayBuffer
-from curl.trainer import Trainer
+from curl.data.batch import Batch, FrameStacks, Metrics
+from curl.data.environment import make_env
+from curl.data.replay import ReplayBuffer
+from curl.hardware.processor import Threads
+from curl.run.checkpoint import Checkpoints, env_steps_of, save_file
+from curl.run.evaluation import Evaluator
+from curl.run.logger import Logger
+from curl.run.online import Trainer
 
 pytestmark = pytest.mark.usefixtures("handlers")
 EDGE = 12

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from curl import limits
-from curl.hardware import free_bytes
+from curl.hardware import limits
+from curl.hardware.device import free_bytes
 
 GIB = 2**30
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from curl.lock import LOCK, locked
+from curl.run.lock import LOCK, locked
 
 
 def test_a_folder_in_use_is_refused_with_its_user(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from curl.cli import show_warnings
+from curl.errors import show_warnings
 
 
 @pytest.fixture

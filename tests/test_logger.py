@@ -20,7 +20,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from curl.logger import Logger
+from curl.run.logger import Logger
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_a_wandb_that_fails_does_not_stop_training(
 
 ONLINE = """
 import logging, pathlib, sys
-from curl.logger import Logger
+from curl.run.logger import Logger
 logging.basicConfig()
 logger = Logger(folder=pathlib.Path(sys.argv[1]), wandb="auto", budget=1)
 logger.write("train", 1, 1, {"loss": 1.0})

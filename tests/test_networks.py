@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from curl.networks import (
+from curl.learning.networks import (
     MLP,
     Actor,
     ConvTrunk,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_speed_options import make_agent
 
-from curl.optimisation import adam, load_optimizer
+from curl.learning.optimisation import adam, load_optimizer
 
 SETTINGS = [
     {"fused": fused, "capturable": capturable, "foreach": foreach}

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from curl import processor
-from curl.processor import Threads, own_cores, used_seconds
+from curl.hardware import processor
+from curl.hardware.processor import Threads, own_cores, used_seconds
 
 
 class Machine:
@@ -135,14 +135,14 @@ def test_cores_are_counted_by_affinity() -> None:
     cores = sorted(os.sched_getaffinity(0))
     assert own_cores() == cores
     program = f"import os; os.sched_setaffinity(0, [{cores[-1]}]); "
-    program += "from curl.processor import Threads; print(Threads(0).number)"
+    program += "from curl.hardware.processor import Threads; print(Threads(0).number)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "1", done.stderr
 
 
 FAULTS = """
 import resource, torch
-from curl.processor import keep_freed_memory
+from curl.hardware.processor import keep_freed_memory
 torch.set_num_threads(1)
 if {keep}:
     assert keep_freed_memory()

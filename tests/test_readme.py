@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from curl.hardware import OpenGLError, choose_opengl
+from curl.hardware.device import OpenGLError, choose_opengl
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "benchmarks/README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -87,9 +87,9 @@ RULES: list[tuple[str, Run | Exempt]] = [
     (r"python eval\.py compare", Run(fast=True)),
     (r"python eval\.py .*--video", Run(("--episodes", "1"), fast=True)),
     (r"python eval\.py", Run(("--episodes", "1"))),
-    (r"python -m curl\.status .*--watch", Run(watches=True, fast=True)),
-    (r"python -m curl\.status", Run(fast=True)),
-    (r"python -m curl\.views", Run(("--views", "1"), fast=True)),
+    (r"python -m curl\.study\.status .*--watch", Run(watches=True, fast=True)),
+    (r"python -m curl\.study\.status", Run(fast=True)),
+    (r"python -m curl\.command\.views", Run(("--views", "1"), fast=True)),
     (r"python -m benchmarks\..*--device cuda", Exempt("needs a GPU")),
     (
         r"python -m benchmarks\.dmc(?! --page)",
@@ -151,7 +151,7 @@ IN_A_CONTAINER = {
     "train": "python train.py",
     "eval": "python eval.py",
     "compare": "python eval.py compare",
-    "status": "python -m curl.status",
+    "status": "python -m curl.study.status",
 }
 
 
@@ -285,7 +285,7 @@ def test_every_command_is_run_or_exempt() -> None:
 def test_every_rule_is_used() -> None:
     texts = [command.text for command in [*COMMANDS, *CONTAINED]]
     unused = [pattern for pattern, _ in RULES if not any(re.match(pattern, t) for t in texts)]
-    assert set(unused) <= {r"make help$", r"python -m curl\.status"}
+    assert set(unused) <= {r"make help$", r"python -m curl\.study\.status"}
 
 
 @pytest.mark.parametrize(("text", "rule"), parameters())

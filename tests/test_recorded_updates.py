@@ -16,9 +16,9 @@ from torch import Tensor
 
 from curl import augmentations, objectives
 from curl.agents.sac import SAC
-from curl.batch import Metrics
-from curl.capture import WARM_UP, Captured
-from curl.replay import ReplayBuffer
+from curl.data.batch import Metrics
+from curl.data.replay import ReplayBuffer
+from curl.learning.capture import WARM_UP, Captured
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 OBJECTIVES = sorted(path.stem for path in (CONFIGS / "objective").glob("*.yaml"))

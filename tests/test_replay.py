@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from curl import replay
-from curl.batch import FrameStacks, join
-from curl.hardware import free_bytes
-from curl.limits import group_memory
-from curl.replay import ReplayBuffer
+from curl.data import replay
+from curl.data.batch import FrameStacks, join
+from curl.data.replay import ReplayBuffer
+from curl.hardware.device import free_bytes
+from curl.hardware.limits import group_memory
 
 EDGE = 8
 LENGTHS = st.lists(st.integers(0, 12), min_size=1, max_size=40)  # agent steps an episode

@@ -17,15 +17,15 @@ from test_end_to_end import assert_equal
 from curl.agents.base import Agent
 from curl.agents.sac import SAC
 from curl.augmentations.crop import Crop
-from curl.batch import Batch, FrameStacks, Metrics
-from curl.checkpoint import Checkpoints
-from curl.environment import make_env
-from curl.evaluation import Evaluator
-from curl.logger import Logger
+from curl.data.batch import Batch, FrameStacks, Metrics
+from curl.data.environment import make_env
+from curl.data.replay import ReplayBuffer
+from curl.hardware.processor import Threads
 from curl.objectives.infonce import InfoNCE
-from curl.processor import Threads
-from curl.replay import ReplayBuffer
-from curl.trainer import Trainer, as_fraction, updates_due
+from curl.run.checkpoint import Checkpoints
+from curl.run.evaluation import Evaluator
+from curl.run.logger import Logger
+from curl.run.online import Trainer, as_fraction, updates_due
 
 RATIOS = [1, 2, 3, 0.5, 1.5, 0.1, 0.3, 0.7, 1.1, 1e-3, 0.333]
 

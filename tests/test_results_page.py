@@ -21,8 +21,8 @@ from benchmarks.results_page import (
     read_groups,
     write_page,
 )
-from curl.comparison.curves import Curve, write_curve
-from curl.comparison.published import AT_100K, CURL
+from curl.study.curves import Curve, write_curve
+from curl.study.published import AT_100K, CURL
 
 RESULTS = ROOT / "results/dmc"
 STALE = "run `python -m benchmarks.dmc --page` and commit what it wrote"

@@ -19,9 +19,10 @@ from omegaconf import OmegaConf
 from pydantic.fields import FieldInfo
 
 import eval as evaluation
-from curl import build, schema
+from curl import schema
 from curl.agents.sac import SAC
-from curl.checkpoint import CheckpointError
+from curl.run import build
+from curl.run.checkpoint import CheckpointError
 from curl.schema import SettingsError
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from curl.seeding import (
+from curl.data.seeding import (
     Stream,
     episode_seed,
     generator_seed,

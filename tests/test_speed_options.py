@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from curl import networks
 from curl.agents.sac import SAC
 from curl.augmentations.crop import Crop
+from curl.data.replay import ReplayBuffer
+from curl.learning import networks
 from curl.objectives.infonce import InfoNCE
-from curl.replay import ReplayBuffer
 
 
 def make_agent(seed: int = 0, **options: Any) -> SAC:

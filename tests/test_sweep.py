@@ -25,10 +25,10 @@ from rich.console import Console
 from test_compare import make_run
 from test_end_to_end import ENVIRONMENT, ROOT, SETTINGS, rows
 
-from curl import sweep
-from curl.checkpoint import sha256
-from curl.lock import locked
-from curl.status import find, main, status, table
+from curl.command import sweep
+from curl.run.checkpoint import sha256
+from curl.run.lock import locked
+from curl.study.status import find, main, status, table
 
 CONFIGS = ROOT / "configs"
 PLANET = ("finger_spin", "cartpole_swingup", "reacher_easy")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 from test_compare import make_run
 
-from curl import compare, status
+from curl.study import compare, status
 from curl.tables import UNLIMITED, make_console, table
 from eval import show
 

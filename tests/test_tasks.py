@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import yaml
 
-from curl.environment import environment_settings, make_env
-from curl.rendering import DmControlScene, GymnasiumMujocoScene
+from curl.data.environment import environment_settings, make_env
+from curl.data.rendering import DmControlScene, GymnasiumMujocoScene
 
 FILES = sorted((Path(__file__).parents[1] / "configs" / "task").glob("*.yaml"))
 TASKS = {path.stem: yaml.safe_load(path.read_text()) for path in FILES}

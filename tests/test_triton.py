@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from curl.hardware import OpenGLError, choose_opengl
+from curl.hardware.device import OpenGLError, choose_opengl
 
 ROOT = Path(__file__).parents[1]
 try:
@@ -48,7 +48,7 @@ renderer.update_scene(data)
 assert renderer.render().std() > 0
 """
 MAKE_ENV = """
-from curl.environment import make_env
+from curl.data.environment import make_env
 env = make_env(env_id="dm_control/cartpole-swingup-v0", action_repeat=8, render_size=40)
 assert env.reset(seed=0)[0].std() > 0
 env.step(env.action_space.sample())
@@ -130,7 +130,7 @@ def test_eval_draws_beside_the_networks(finished: Path, processes: int, tmp_path
 def test_views_and_benchmarks_draw_and_then_make_an_optimiser(tmp_path: Path) -> None:
     sheet = tmp_path / "views.png"
     draw = (
-        f"from curl.views import main; main(['--views', '1', '--out', {str(sheet)!r}])\n"
+        f"from curl.command.views import main; main(['--views', '1', '--out', {str(sheet)!r}])\n"
         "from benchmarks.speed import cartpole; cartpole(256).reset(seed=0)\n"
     )
     succeeds("-c", draw + OPTIMISE)

@@ -18,7 +18,7 @@ from test_contrast import make_batch_of
 from torch import Tensor, nn
 
 from curl.agents.sac import SAC
-from curl.networks import ConvTrunk
+from curl.learning.networks import ConvTrunk
 from curl.objectives.base import Objective
 from curl.objectives.cpc import CPC
 from curl.objectives.infonce import InfoNCE

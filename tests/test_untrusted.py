@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_faults import run
 
-from curl.checkpoint import CheckpointError, read_state, save_file
-from curl.cli import exits_with_one_line
-from curl.logger import Logger
+from curl.errors import exits_with_one_line
+from curl.run.checkpoint import CheckpointError, read_state, save_file
+from curl.run.logger import Logger
 from eval import evaluate_all
 from train import save_config, train
 

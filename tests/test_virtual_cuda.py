@@ -13,11 +13,13 @@ import yaml
 from torch import Tensor
 from virtual_cuda import GPU, HOST, Generator, MixedDevicesError, VirtualCuda, on_gpu, place
 
-from curl import augmentations, evaluation, objectives, replay
+from curl import augmentations, objectives
 from curl.agents.sac import SAC
-from curl.batch import Metrics
-from curl.evaluation import Evaluator
-from curl.replay import ReplayBuffer
+from curl.data import replay
+from curl.data.batch import Metrics
+from curl.data.replay import ReplayBuffer
+from curl.run import evaluation
+from curl.run.evaluation import Evaluator
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FRAME = 100

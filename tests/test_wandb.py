@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from curl.logger import Logger
-from curl.video import Film
+from curl.run.logger import Logger
+from curl.run.video import Film
 
 
 class Noted:
@@ -88,7 +88,7 @@ def test_a_video_that_wandb_refuses_costs_nothing_else(
 
 OFFLINE = """
 import logging, pathlib, sys
-from curl.logger import Logger
+from curl.run.logger import Logger
 logging.basicConfig()
 folder, begin, end = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 logger = Logger(folder=folder, wandb="offline", budget=1)

@@ -17,9 +17,9 @@ import pytest
 import torch
 from test_end_to_end import ENVIRONMENT, ROOT, SETTINGS, rows, timeless
 
-from curl.checkpoint import Checkpoints
-from curl.evaluation import Evaluator
-from curl.workers import WorkerError, Workers
+from curl.run.checkpoint import Checkpoints
+from curl.run.evaluation import Evaluator
+from curl.run.workers import WorkerError, Workers
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # Episodes have 20 steps; an evaluation sleeps for 3 s. `sitecustomize` registers the environment in
@@ -236,7 +236,7 @@ def test_a_worker_that_is_busy_ends_with_the_main_process(tmp_path: Path) -> Non
     program.write_text(
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from test_workers import Endless\n"
-        "from curl.workers import Workers\n"
+        "from curl.run.workers import Workers\n"
         "if __name__ == '__main__':\n"
         "    vector = Workers([Endless] * 2)\n"
         "    vector.reset(seed=0)\n"

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from curl.batch import Batch, FrameStacks, Metrics
-from curl.optimisation import load_optimizer
+from curl.data.batch import Batch, FrameStacks, Metrics
+from curl.learning.optimisation import load_optimizer
 
 
 class Agent(ABC):

@@ -25,13 +25,20 @@ from torch.nn import functional as F
 
 from curl.agents.base import Agent, fitting, restore, saved
 from curl.augmentations.base import Augmentation
-from curl.batch import Batch, FrameStacks, Metrics
-from curl.capture import Captured
 from curl.checks import positive, real, whole
-from curl.contrast import Contrast
-from curl.networks import Actor, ConvTrunk, Critic, initialise, move_average, squashed_gaussian
+from curl.data.batch import Batch, FrameStacks, Metrics
+from curl.learning.capture import Captured
+from curl.learning.contrast import Contrast
+from curl.learning.networks import (
+    Actor,
+    ConvTrunk,
+    Critic,
+    initialise,
+    move_average,
+    squashed_gaussian,
+)
+from curl.learning.optimisation import adam, step
 from curl.objectives.base import Objective
-from curl.optimisation import adam, step
 
 
 class SAC(Agent):
@@ -43,7 +50,7 @@ class SAC(Agent):
         objective: scores query latents against key latents; None for SAC alone.
         shared_key_encoder: f_k is f_q itself (without gradient) and no moving average.
         detach_encoder: the critic does not train the trunk; the objective alone does.
-        first_frame_only, clean_critic: see `curl/contrast.py`.
+        first_frame_only, clean_critic: see `curl/learning/contrast.py`.
         generator: source of policy noise and views; its device is the agent's.
         precision: dtype of convolutions and hidden layers, float32 or bfloat16.
     """

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from curl.batch import FrameStacks
 from curl.checks import whole
+from curl.data.batch import FrameStacks
 
 
 class Augmentation(ABC):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from curl.augmentations.base import Augmentation, PixelAugmentation
-from curl.batch import FrameStacks
+from curl.data.batch import FrameStacks
 from curl.registry import build
 
 

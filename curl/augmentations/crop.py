@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from curl.augmentations.base import Augmentation
-from curl.batch import FrameStacks
 from curl.checks import whole
+from curl.data.batch import FrameStacks
 
 
 class Crop(Augmentation):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from curl.augmentations.base import Augmentation, samples
-from curl.batch import FrameStacks
 from curl.checks import whole
+from curl.data.batch import FrameStacks
 
 
 class Translate(Augmentation):

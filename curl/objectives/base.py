@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curl.batch import Metrics
+from curl.data.batch import Metrics
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curl.batch import Metrics
 from curl.checks import whole
+from curl.data.batch import Metrics
 from curl.objectives.base import Latents, Objective, alignment, retrieval_accuracy
 
 

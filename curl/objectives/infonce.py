@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curl.batch import Metrics
+from curl.data.batch import Metrics
 from curl.objectives.base import Latents, Objective, alignment, retrieval_accuracy
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from curl.batch import Metrics
 from curl.checks import real
+from curl.data.batch import Metrics
 from curl.objectives.base import Latents, Objective, alignment, retrieval_accuracy
 from curl.objectives.infonce import infonce
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from curl.batch import Metrics
 from curl.checks import flag, real
+from curl.data.batch import Metrics
 from curl.objectives.base import (
     Latents,
     Objective,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from curl.batch import Metrics
 from curl.checks import whole
+from curl.data.batch import Metrics
 from curl.objectives.base import Latents, Objective, alignment, retrieval_accuracy
 from curl.objectives.infonce import infonce
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from curl.batch import Metrics
 from curl.checks import choice, real
+from curl.data.batch import Metrics
 from curl.objectives.base import (
     Latents,
     Objective,

@@ -1,1 +1,0 @@
-"""The parts of `curl.compare`: runs -> grid -> analysis -> report and plots -> rendering."""

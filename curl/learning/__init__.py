@@ -1,0 +1,1 @@
+"""What agents are made of: networks, optimisers, views for a contrast, recorded updates."""

@@ -1,0 +1,1 @@
+"""One run: building, training, evaluating, checkpoints, metrics."""

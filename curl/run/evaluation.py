@@ -1,0 +1,187 @@
+"""Roll out a policy, deterministically, and record what it does."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+import multiprocessing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.wrappers import FrameStackObservation
+
+from curl.agents.base import Agent
+from curl.checks import whole
+from curl.data.batch import FrameStacks, stack_of
+from curl.data.environment import display_frame, frames_per_second, make_env
+from curl.data.seeding import Stream, episode_seed
+from curl.run.guard import Watchdog
+from curl.run.video import Film
+from curl.run.workers import Workers
+
+log = logging.getLogger("curl")
+
+
+class Evaluator:
+    """Deterministic episodes in environments of their own, one after another or side by side.
+
+    Args:
+        settings: arguments of `make_env`.
+        episodes: how many; an episode's seed is derived from the given one and its number, so
+            that it is the same episode in either case.
+        frame_stack: S.
+        device: where the agent is.
+        processes: 1 steps one environment here; more steps that many beside each other, in
+            processes that are started once, and acts on all of them in one batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Mapping[str, Any],
+        episodes: int,
+        frame_stack: int,
+        device: torch.device,
+        processes: int = 1,
+    ) -> None:
+        self.settings, self.device = dict(settings), device
+        self.episodes = whole("eval_episodes", episodes)
+        self.frame_stack = whole("frame_stack", frame_stack)
+        self.processes = min(whole("eval_processes", processes), episodes)
+        self._vector: Workers | None = None
+
+    def __call__(
+        self,
+        agent: Agent,
+        *,
+        seed: int,
+        video: Path | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        watchdog: Watchdog | None = None,
+    ) -> list[float]:
+        """Undiscounted returns, one float an episode; `video` shows the first as an MP4.
+
+        A video that cannot be written is only warned of.
+
+        Raises:
+            InterruptedError: `stop`, asked before every step, said so.
+            TimeoutError: an environment took longer to answer than `watchdog` allows.
+            WorkerError: one of the processes was killed; the next evaluation starts them anew.
+            ValueError: an environment returned a reward that is not finite.
+        """
+        self._stop, self._watchdog = stop, watchdog
+        seeds = [episode_seed(seed, Stream.EVALUATION, i) for i in range(self.episodes)]
+        if self.processes > 1:
+            if video is not None:
+                self._one_by_one(agent, seeds[:1], video)
+            groups = [seeds[i : i + self.processes] for i in range(0, len(seeds), self.processes)]
+            try:
+                return [value for group in groups for value in self._side_by_side(agent, group)]
+            except InterruptedError:
+                self.close()
+                raise
+            except multiprocessing.TimeoutError:  # no TimeoutError, for all its name
+                self.close(terminate=True)
+                raise TimeoutError(watchdog.cause if watchdog else "") from None
+            except BaseException:
+                self.close(terminate=True)  # whatever they are in, the next evaluation begins anew
+                raise
+        return self._one_by_one(agent, seeds, video)
+
+    def close(self, *, terminate: bool = False) -> None:
+        """End the processes, `terminate`: at once. It never raises, whatever they are in."""
+        if self._vector is not None:
+            self._vector.close(terminate=terminate)
+            self._vector = None
+
+    def _watched(self) -> contextlib.AbstractContextManager[None]:
+        if self._watchdog is None:
+            return contextlib.nullcontext()
+        return self._watchdog.watching(interruptible=True)
+
+    def _go_on(self) -> None:
+        if self._stop():
+            raise InterruptedError("the evaluation was broken off")
+
+    def _one_by_one(self, agent: Agent, seeds: Iterable[int], video: Path | None) -> list[float]:
+        with self._watched():
+            env = make_stacked_env(self.settings, self.frame_stack)
+        returns: list[float] = []
+        try:
+            for seed in seeds:
+                film = contextlib.nullcontext()
+                if video is not None and not returns:
+                    film = Film(video, frames_per_second(env, self.settings["action_repeat"]))
+                with film as filmed:
+                    returns.append(finite(self._episode(agent, env, seed, filmed)))
+        finally:
+            with self._watched():
+                env.close()
+        return returns
+
+    def _episode(self, agent: Agent, env: Any, seed: int, film: Film | None) -> float:
+        """The return of one episode, which `film` shows."""
+        with self._watched():
+            frames, _ = env.reset(seed=seed)
+        total, over = 0.0, False
+        while not over:
+            self._go_on()
+            if film is not None:
+                with self._watched():
+                    film.add(display_frame(env))
+            obs = stack_of(torch.as_tensor(np.asarray(frames)).to(self.device))
+            action = agent.act(obs, deterministic=True)[0].cpu().numpy()
+            with self._watched():
+                frames, reward, terminated, truncated, _ = env.step(action)
+            total, over = total + float(reward), terminated or truncated
+        return total
+
+    def _workers(self) -> Workers:
+        """The processes, started if they are not there yet or one of them has been killed since."""
+        if self._vector is not None and not self._vector.alive():
+            log.warning("an evaluation process has died since the last evaluation: starting anew")
+            self.close(terminate=True)
+        if self._vector is None:
+            make = functools.partial(make_stacked_env, self.settings, self.frame_stack)
+            self._vector = Workers([make] * self.processes)
+        return self._vector
+
+    def _side_by_side(self, agent: Agent, seeds: Sequence[int]) -> list[float]:
+        vector = self._workers()
+        with vector.naming_the_dead():
+            return self._roll_out(agent, seeds, vector)
+
+    def _roll_out(self, agent: Agent, seeds: Sequence[int], vector: Workers) -> list[float]:
+        count = self.processes
+        limit = None if self._watchdog is None else self._watchdog.timeout
+        vector.reset_async(seed=[seeds[i % len(seeds)] for i in range(count)])
+        frames, _ = vector.reset_wait(timeout=limit)
+        totals, over = np.zeros(count), np.zeros(count, dtype=bool)
+        while not over.all():
+            self._go_on()
+            pixels = torch.as_tensor(frames).to(self.device).flatten(0, 1)  # [count * S, H, W, 3]
+            rows = torch.arange(len(pixels), device=self.device).view(count, self.frame_stack)
+            actions = agent.act(FrameStacks(pixels, rows), deterministic=True)
+            vector.step_async(actions.cpu().numpy())
+            frames, rewards, terminated, truncated, _ = vector.step_wait(timeout=limit)
+            totals += np.where(over, 0.0, rewards)
+            over |= terminated | truncated
+        return [finite(float(total)) for total in totals[: len(seeds)]]
+
+
+def finite(total: float) -> float:
+    """A return; `ValueError` if it is not finite."""
+    if not math.isfinite(total):
+        raise ValueError(f"an episode's return became {total}")
+    return total
+
+
+def make_stacked_env(settings: Mapping[str, Any], frame_stack: int) -> gym.Env[Any, Any]:
+    """`make_env` with observations uint8 [S, H, W, 3]; an episode's first frame is repeated."""
+    return FrameStackObservation(make_env(**settings), frame_stack)

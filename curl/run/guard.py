@@ -1,0 +1,204 @@
+"""What ends a run before its budget: signals, NaNs, failing or hanging environments."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from curl.data.batch import Metrics
+
+
+class RunError(ValueError):
+    """The run cannot go on; the message names the cause and the step."""
+
+
+@contextlib.contextmanager
+def failures_of(what: str, remedy: str) -> Iterator[None]:
+    """Turn whatever goes wrong in the agent or the replay buffer into a `RunError` of one line.
+
+    Args:
+        what: what is done, for the message.
+        remedy: which settings to lower when the memory does not suffice.
+    """
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        raise RunError(f"{what} failed: {reason(error)}{remedied(error, remedy)}") from error
+
+
+def remedied(error: BaseException, remedy: str) -> str:
+    """`remedy` as the end of a message about `error`, where a lack of memory was its cause."""
+    return f"; {remedy}" if is_out_of_memory(error) else ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory is lacking; PyTorch's CPU allocator has no type for it."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    lacking = "out of memory", "can't allocate memory", "alloc_failed"
+    return isinstance(error, RuntimeError) and any(words in text for words in lacking)
+
+
+def reason(error: BaseException) -> str:
+    """Type and message of an exception in one line of at most 300 characters."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+class StopSignal:
+    """The first SIGINT, SIGTERM or SIGUSR1 (SLURM) asks to stop, a second one leaves at once.
+
+    Args:
+        announce: is told that the first one was understood.
+        leave: is called before a second one ends the process; it must be quick.
+        what: what happens after the first one, for the announcement.
+    """
+
+    def __init__(
+        self,
+        announce: Callable[[str], None],
+        *,
+        leave: Callable[[], None] = lambda: None,
+        what: str = "stopping after this step with a checkpoint",
+    ) -> None:
+        self.number: int | None = None
+        self._announce, self._leave, self._what = announce, leave, what
+        for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+            if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
+                signal.signal(getattr(signal, name), self._stop)
+
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        if self.number is not None:
+            try:
+                self._leave()
+            finally:
+                os._exit(128 + number)  # files are renamed into place: nothing is half written
+        self.number = number
+        with contextlib.suppress(Exception):  # it may have come amid a write to the same stream
+            self._announce(f"{self._what}; once more to leave at once")
+
+
+def require_finite(values: Mapping[str, float], env_steps: int) -> None:
+    """`RunError` that names the first quantity that is NaN or infinite."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise RunError(f"{name} became {value} at env step {env_steps}")
+
+
+class FiniteUpdates:
+    """Whether all that an agent step's updates measured is finite, asked one agent step late.
+
+    By then a GPU has finished them, so that nothing waits; on a CPU it costs microseconds.
+    """
+
+    def __init__(self) -> None:
+        self._noted: list[tuple[Tensor, Metrics, int]] = []
+
+    def note(self, metrics: Metrics, env_steps: int) -> None:
+        """The metrics of an update, scalars, at an env step."""
+        finite = torch.isfinite(torch.stack(list(metrics.values()))).all()
+        self._noted.append((finite, metrics, env_steps))
+
+    def require(self) -> None:
+        """`RunError` with quantity and step if an update noted since the last call was not finite.
+
+        Called once per agent step.
+        """
+        noted, self._noted = self._noted, []
+        for finite, metrics, env_steps in noted:
+            if not finite:
+                require_finite({name: float(value) for name, value in metrics.items()}, env_steps)
+                raise RunError(f"an update at env step {env_steps} was not finite")  # overwritten
+
+
+class Watchdog:
+    """Notices calls that do not come back.
+
+    Args:
+        timeout: seconds a watched call may take.
+        on_hang: is given the cause, in another thread, and ends the process: nothing can be
+            raised in a call that hangs in C.
+    """
+
+    def __init__(self, *, timeout: float, on_hang: Callable[[str], None]) -> None:
+        self.timeout, self.on_hang = timeout, on_hang
+        self.cause = f"the environment has not answered for {timeout:g} s"
+        self._since: float | None = None
+        self._interruptible = False
+        self._can_interrupt = threading.current_thread() is threading.main_thread()
+        if self._can_interrupt:
+            signal.signal(signal.SIGUSR2, self._interrupt)
+        threading.Thread(target=self._watch, daemon=True, name="environment watchdog").start()
+
+    @contextlib.contextmanager
+    def watching(self, *, interruptible: bool = False) -> Iterator[None]:
+        """Watch what happens inside; `interruptible`: raise a `TimeoutError` there, if possible.
+
+        Python code (a sleep, a lock, a socket) is left by the exception of a signal's handler. C
+        code that ignores signals is given as long again before `on_hang`.
+        """
+        self._interruptible = interruptible and self._can_interrupt
+        self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since = None
+
+    def _interrupt(self, number: int, _: FrameType | None) -> None:
+        if self._since is not None and self._interruptible:  # else the call came back just now
+            raise TimeoutError(self.cause)
+
+    def _watch(self) -> None:
+        interrupted: float | None = None
+        while True:
+            time.sleep(min(1.0, self.timeout / 4))
+            since = self._since
+            waited = 0.0 if since is None else time.monotonic() - since
+            if waited > self.timeout * (2 if self._interruptible else 1):
+                self.on_hang(self.cause)
+                return
+            if waited > self.timeout and since != interrupted:
+                interrupted = since
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
+
+
+class Watched:
+    """Steps an environment; its exceptions, NaNs and hangs become a `RunError`."""
+
+    def __init__(self, env: gym.Env[Any, Any], watchdog: Watchdog) -> None:
+        self.env, self.watchdog = env, watchdog
+
+    def reset(self, *, seed: int) -> np.ndarray:
+        return self._call("reset", lambda: self.env.reset(seed=seed))[0]
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
+        """Frame, reward, terminated, truncated."""
+        if not np.isfinite(action).all():
+            raise RunError(f"the action became {action.tolist()}")
+        frame, reward, terminated, truncated, _ = self._call("step", lambda: self.env.step(action))
+        if not math.isfinite(reward):
+            raise RunError(f"the environment returned the reward {reward}")
+        return frame, float(reward), bool(terminated), bool(truncated)
+
+    def _call(self, name: str, call: Callable[[], Any]) -> Any:
+        try:
+            with self.watchdog.watching():
+                return call()
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}"
+            raise RunError(f"the environment's {name} raised {cause}") from error

@@ -1,0 +1,1 @@
+"""The parts of `curl.study.compare`: runs -> grid -> analysis -> report and plots -> rendering."""

@@ -1,0 +1,201 @@
+"""Run folders on disk -> evaluations, from `config.yaml` and `metrics.jsonl` and nothing else.
+
+Curve files (curl/study/curves.py) are read as the runs that they were written from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from curl.checks import choice, whole
+from curl.schema import BOOKKEEPING, USED, complete, flat, within
+from curl.study.curves import curve_files, read_curve
+
+METRICS, CONFIG = "metrics.jsonl", "config.yaml"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training run.
+
+    Attributes:
+        name: the folder without the machine's part of the path, as reports call it.
+        config: nested plain values, as train.py saved them.
+        steps: int64 [E], env steps at which its evaluations were due, ascending. An evaluation
+            is made at the first agent step that reaches its interval, so it may be up to
+            `action_repeat` - 1 env steps late; episodes of uneven lengths make that differ
+            between runs that are to be compared.
+        returns: float64 [E], mean undiscounted return of each evaluation.
+        episodes: int64 [E], episodes of each evaluation.
+        env_steps: of the last row of any kind; 0 before the first.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    steps: np.ndarray
+    returns: np.ndarray
+    episodes: np.ndarray
+    env_steps: int
+
+    @property
+    def seed(self) -> int:
+        return whole(f"seed of {self.name}", self.setting("seed"), at_least=0)
+
+    @property
+    def action_repeat(self) -> int:
+        return whole(f"task.action_repeat of {self.name}", self.setting("task.action_repeat"))
+
+    @property
+    def budget(self) -> int:
+        """Env steps at which it ends, or a few more: its last agent step is a whole one."""
+        return whole(f"env_steps of {self.name}", self.setting("env_steps"))
+
+    @property
+    def reached(self) -> int:
+        """Env steps at which its last evaluation was due; -1 before the first."""
+        return int(self.steps[-1]) if len(self.steps) else -1
+
+    def setting(self, key: str) -> Any:
+        """The value of a dotted key of the configuration; ValueError where there is none."""
+        value: Any = self.config
+        for part in key.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                choice(f"key of {self.name}/{CONFIG}", key, flat(self.config))
+            value = value[part]
+        if isinstance(value, Mapping):
+            inside = ", ".join(f"{key}.{k}" for k in value)
+            raise ValueError(f"{key} is a group of settings; give one of {inside}")
+        return value
+
+    def settings(self) -> dict[str, Any]:
+        """Dotted key -> value of everything that makes the experiment what it is."""
+        found, aside = complete(self.config), BOOKKEEPING | {USED}
+        return {key: value for key, value in found.items() if not within(key, aside)}
+
+
+def find_runs(paths: Sequence[Path]) -> list[Run]:
+    """All runs in or below `paths`, each once, sorted: run folders and curve files.
+
+    A run folder holds a metrics.jsonl; a curve file is given by name, or called seed_<n>.jsonl.
+
+    Raises:
+        ValueError: a path with no run in it, or files that are no run's.
+    """
+    folders: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        below = {run.resolve(): run for run in (*run_folders(path), *curve_files(path))}
+        if not below:
+            raise ValueError(f"no run in {path}: no {METRICS} and no curve file there or below")
+        folders = below | folders
+    if not folders:
+        raise ValueError("no run folders given")
+    return [read_run(folder, name) for folder, name in named(folders).items()]
+
+
+def run_folders(top: Path, marks: Iterable[str] = (METRICS,)) -> Iterator[Path]:
+    """Folders in or below `top` that hold a file of one of these names."""
+    for folder, inside, files in os.walk(top):
+        if not set(marks).isdisjoint(files):
+            inside.clear()
+            yield Path(folder)
+
+
+def named(folders: Iterable[Path]) -> dict[Path, str]:
+    """Absolute folder, in order -> its name in reports: without the machine's part of the path."""
+    found = sorted(folders)
+    shared = Path(os.path.commonpath([folder.parent for folder in found]))
+    here = Path.cwd()
+    base = here if shared.is_relative_to(here) else shared
+    return {folder: folder.relative_to(base).as_posix() for folder in found}
+
+
+def read_run(folder: Path, name: str) -> Run:
+    """Read one run folder or curve file; ValueError in one line about whatever is no run's."""
+    if folder.is_file():
+        return _read_curve(folder, name)
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{name} has {METRICS} but no {CONFIG}")
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}/{CONFIG} is no YAML: {error}") from error
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{name}/{CONFIG} holds no settings")
+    found, env_steps = _read_metrics(folder / METRICS, name)
+    found = {due(step, config): returns for step, returns in found.items()}
+    steps = sorted(found)
+    returns = np.array([np.mean(found[step]) for step in steps], dtype=np.float64)
+    if not np.isfinite(returns).all():
+        bad = steps[int(np.flatnonzero(~np.isfinite(returns))[0])]
+        raise ValueError(
+            f"{name}: the return at {bad:,} env steps is not finite; leave that run out"
+        )
+    return Run(
+        name=name,
+        config=config,
+        steps=np.array(steps, dtype=np.int64),
+        returns=returns,
+        episodes=np.array([len(found[step]) for step in steps], dtype=np.int64),
+        env_steps=env_steps,
+    )
+
+
+def due(step: int, config: Mapping[str, Any]) -> int:
+    """The env step at which an evaluation that was made at `step` was due.
+
+    That is the budget, or else the last multiple of `eval_every`, if the agent step that ended at
+    `step` reached it. Where it reached neither (they were changed on resuming), it is `step`.
+    """
+    task = config.get("task")
+    repeat = task.get("action_repeat") if isinstance(task, Mapping) else None
+    every, budget = config.get("eval_every"), config.get("env_steps")
+    if type(repeat) is int and repeat > 0:
+        if type(budget) is int and 0 <= step - budget < repeat:
+            return budget
+        if type(every) is int and every > 0 and step % every < repeat:
+            return step - step % every
+    return step
+
+
+def _read_curve(path: Path, name: str) -> Run:
+    curve = read_curve(path, name)
+    return Run(
+        name=name,
+        config=curve.config,
+        steps=curve.steps,
+        returns=curve.returns.mean(axis=1),
+        episodes=np.full(len(curve.steps), curve.returns.shape[1], dtype=np.int64),
+        env_steps=int(curve.steps[-1]),
+    )
+
+
+def _read_metrics(path: Path, name: str) -> tuple[dict[int, list[float]], int]:
+    """Evaluations, env steps -> returns, and env steps of the last row; nothing before the first.
+
+    A step evaluated twice (a resumed run) counts once, the later time.
+    """
+    found: dict[int, list[float]] = {}
+    last = 0
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            last = int(row.get("env_steps", last))
+            if row["kind"] == "evaluation":
+                returns = [float(value) for value in row["returns"]]
+                if not returns:
+                    raise ValueError("no returns")
+                found[int(row["env_steps"])] = returns
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if number == len(lines):
+                break  # half a line: the run is writing it, or died while it did
+            raise ValueError(f"{name}/{METRICS}, line {number} is no metrics row") from error
+    return found, last

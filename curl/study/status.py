@@ -1,0 +1,208 @@
+"""How far are the runs? `python -m curl.study.status runs [--watch 5]`.
+
+Reads the files of the runs and nothing else, so it serves whatever started them, from any machine
+that sees the folders.
+
+    waiting   a sweep has named it and not begun it
+    running   a process holds its lock; on another machine: its files changed minutes ago
+    finished  the last evaluation is at its budget
+    failed    it ended with an error, which is in failure.txt
+    stale     unfinished, and no process works on it: stopped or killed; the same command resumes it
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import re
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from curl import tables
+from curl.errors import program, refuse
+from curl.run.lock import LOCK
+from curl.study.runs import CONFIG, METRICS, Run, named, read_run, run_folders
+
+FAILURE = "failure.txt"
+SILENCE = 600  # seconds without news after which a run on another machine counts as stale
+STATES = {"running": "cyan", "waiting": "dim", "finished": "green", "failed": "red"}
+STATES |= {"stale": "yellow"}
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands. `run` is None where its files cannot be read; `note` says why."""
+
+    name: str
+    state: str
+    run: Run | None
+    age: float | None  # seconds since its files changed
+    note: str = ""
+
+
+def status(folder: Path, name: str | None = None) -> Status:
+    """The state of the run in `folder`."""
+    name = name or folder.as_posix()
+    note, run = _text(folder / FAILURE), None
+    if (folder / CONFIG).exists():
+        try:
+            run = read_run(folder, name)
+            _ = run.budget
+        except (ValueError, OSError) as error:
+            note, run = str(error), None
+    changed = [_changed(folder / file) for file in (METRICS, LOCK)]
+    times = [when for when in changed if when is not None]
+    age = max(time.time() - max(times), 0.0) if times else None
+    if run is not None and run.reached >= run.budget:
+        return Status(name, "finished", run, age)
+    if age is not None and held(folder / LOCK, age):
+        return Status(name, "running", run, age, "" if run else note)
+    if note:
+        return Status(name, "failed", run, age, note)
+    return Status(name, "waiting" if age is None else "stale", run, age)
+
+
+def held(lock: Path, age: float) -> bool:
+    """Whether a process works on the run of this lock file, whose files are `age` seconds old."""
+    found = re.fullmatch(r"process (\d+) on (.+)", _text(lock))
+    if found is None:
+        return False
+    if found[2] != socket.gethostname():
+        return age < SILENCE
+    try:
+        os.kill(int(found[1]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    # The process lives, if it is still the same one. This takes no lock from a run that starts
+    # now: its number would have to be that of the dead one.
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return age < SILENCE
+    return False
+
+
+def find(paths: Sequence[Path]) -> list[Status]:
+    """The runs in or below `paths`, sorted. `ValueError` if there is none."""
+    folders = {f.resolve() for path in paths for f in run_folders(path, (METRICS, CONFIG, LOCK))}
+    if not folders:
+        raise ValueError(f"no run in {', '.join(map(str, paths))}")
+    return [status(folder, name) for folder, name in named(folders).items()]
+
+
+def table(found: Sequence[Status], width: int = 120) -> Group:
+    """All runs, a row each, and a line that counts them and says where they are.
+
+    Args:
+        width: characters in a line.
+    """
+    top = os.path.commonpath([Path(each.name).parent for each in found])
+    head = ["run", "state", "env steps", "of", "return", "at", "updated"]
+    noted = any(each.note for each in found)
+    rows: list[list[Text]] = []
+    for each in found:
+        run, cells = each.run, ["-"] * 4
+        if run is not None:
+            cells[:2] = f"{max(run.env_steps, run.reached):,}", f"{run.budget:,}"
+            if run.reached >= 0:
+                cells[2:] = f"{run.returns[-1]:.1f}", f"{run.reached:,}"
+        cells += [_ago(each.age)] + [each.note] * noted
+        state = Text(each.state, style=STATES[each.state])
+        rows.append([Text(os.path.relpath(each.name, top)), state, *map(Text, cells)])
+    counts = Counter(each.state for each in found)
+    told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    total = f"{len(found)} run{'s' * (len(found) != 1)}{' in ' * bool(top)}{top}"
+    drawn = tables.table([*head, *[""] * noted], rows, width=width, right=range(2, len(head)))
+    return Group(drawn, Text(f"\n{total}: {told}"))
+
+
+def _ago(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def _text(path: Path) -> str:
+    try:
+        return " ".join(path.read_text(errors="replace").split())
+    except OSError:
+        return ""
+
+
+def _changed(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; prints the table, with --watch until Ctrl-C. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m curl.study.status", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="default: runs")
+    parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again")
+    options = parser.parse_args(argv)
+    console = tables.make_console()
+    try:
+        if options.watch is None:
+            console.print(table(find(options.runs), console.width))
+            return 0
+        watch(options.runs, max(options.watch, 0.1), console)
+    except ValueError as error:
+        return refuse(error)
+    except Stopped as stopped:
+        return 0 if stopped.number == signal.SIGINT else 128 + stopped.number
+    return 0
+
+
+class Stopped(Exception):  # noqa: N818
+    """A signal asked to stop."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def watch(runs: Sequence[Path], seconds: float, console: Console) -> None:
+    """Show the table again and again. It hides the cursor, and shows it again however it ends.
+
+    Raises:
+        Stopped: by SIGINT or SIGTERM; further ones do not disturb the way out, which ends the
+            process.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def stop(number: int, _: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
+
+    for number in numbers:
+        signal.signal(number, stop)
+    with Live(table(find(runs), console.width), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(seconds)
+            live.update(table(find(runs), console.width), refresh=True)
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,61 @@
+"""A comparison -> CSV files, one line a number with its interval."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from curl.study.analysis import Comparison
+
+ENDS = ("value", "low", "high")
+Rows = list[tuple[object, ...]]
+
+
+def write_csv(comparison: Comparison, folder: Path) -> None:
+    """Write runs.csv, curves.csv, summary.csv, pairs.csv; returns unless named normalised."""
+    makers = {"runs": _runs, "curves": _curves, "summary": _summary, "pairs": _pairs}
+    for name, maker in makers.items():
+        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            for row in maker(comparison):
+                cells = [f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row]
+                csv.writer(file, lineterminator="\n").writerow(cells)
+
+
+def _runs(comparison: Comparison) -> Rows:
+    grid = comparison.grid
+    rows: Rows = [("variant", "task", "seed", "run", "state", "env_steps", "return_mean")]
+    for (variant, task, seed), run in sorted(grid.runs.items()):
+        state = "complete" if run.reached >= grid.at else "unfinished"
+        for step, score in zip(run.steps.tolist(), run.returns.tolist(), strict=True):
+            if step <= grid.at:
+                rows.append((variant, task, seed, run.name, state, step, score))
+    return rows
+
+
+def _curves(comparison: Comparison) -> Rows:
+    rows: Rows = [("variant", "task", "env_steps", *(f"iqm_{end}" for end in ENDS))]
+    for (variant, task), cell in comparison.cells.items():
+        for step, point in zip(comparison.grid.steps.tolist(), cell.curve.T.tolist(), strict=True):
+            rows.append((variant, task, step, *point))
+    return rows
+
+
+def _summary(comparison: Comparison) -> Rows:
+    rows: Rows = [("variant", "task", "statistic", *ENDS)]
+    for (variant, task), cell in comparison.cells.items():
+        rows.append((variant, task, "iqm_return", *cell.score))
+        rows.append((variant, task, "iqm_area_under_curve", *cell.area))
+    for variant, found in comparison.aggregates.items():
+        for name, estimate in found.items():
+            rows.append((variant, "normalised", name.lower().replace(" ", "_"), *estimate))
+    return rows
+
+
+def _pairs(comparison: Comparison) -> Rows:
+    rows: Rows = [
+        ("task", "first", "second", *(f"p_{end}" for end in ENDS), "p_value", "told_apart")
+    ]
+    for pair in comparison.pairs:
+        names, verdict = (pair.task, pair.first, pair.second), (pair.p_value, pair.told_apart)
+        rows.append((*names, *pair.probability, *verdict))
+    return rows
