@@ -5,7 +5,7 @@ PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all lint format benchmark clean
+.PHONY: help setup train test test-all lint format benchmark docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -35,12 +35,20 @@ format: .venv/.installed  ## mend what ruff can mend, and format
 benchmark: setup  ## measure speed
 	$(BIN)/python -m benchmarks.speed $(ARGS)
 
+docs: .venv/.docs  ## build the website of docs/ in the folder site
+	$(BIN)/python -m benchmarks.docs
+	$(BIN)/python -m mkdocs build --strict $(ARGS)
+
 clean:  ## remove .venv, caches and build leftovers; runs stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .hypothesis .ruff_cache
+	rm -rf .venv build dist site *.egg-info .pytest_cache .hypothesis .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: pyproject.toml constraints.txt | .venv/bin/pip
 	$(BIN)/python -m pip install -e '.[dev]' -c constraints.txt
+	@touch $@
+
+.venv/.docs: .venv/.installed
+	$(BIN)/python -m pip install -e '.[docs]' -c constraints.txt
 	@touch $@
 
 .venv/bin/pip:

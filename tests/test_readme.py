@@ -1,8 +1,10 @@
-"""What README.md, benchmarks/README.md and docs/ say: every command runs, every path is in git.
+"""What the documents say: every command and every example runs, every path is in git.
 
 Each command that they name is run at a small size in a copy of the project, or it is on a list of
 exceptions with its reason. A new command that is on neither list fails. Commands stand in fenced
-blocks without a language (or sh, bash, console), one per line, and in inline code.
+blocks without a language (or sh, bash, console), one per line, and in inline code. A block of
+Python or YAML is a whole file if a comment in it says where the file belongs; another block of
+Python is a program, and is run.
 """
 
 from __future__ import annotations
@@ -27,7 +29,11 @@ import torch
 from curl.hardware.device import OpenGLError, choose_opengl
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "benchmarks/README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("benchmarks/README.md", "results/laptop/README.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+]
 COPIED = shlex.split(
     "train.py eval.py Makefile README.md pyproject.toml constraints.txt docker-entrypoint "
     "Dockerfile .dockerignore .gitignore curl configs benchmarks tests results docs .ci"
@@ -110,6 +116,8 @@ RULES: list[tuple[str, Run | Exempt]] = [
         r"python -m benchmarks\.probe",
         Run(("--objectives", "infonce", "--augmentations", "crop", "--seeds", "0", "--updates=4")),
     ),
+    (r"python -m benchmarks\.docs", Run()),
+    (r"\.venv/bin/pre-commit install", Exempt("would change the hooks of the checkout")),
     (r"make help$", Run(fast=True)),
     (r"make ", Exempt("would install the project; `make -n` shows what it would do")),
     (r"pip install -e", Exempt("needs a package index; the extras are looked up in pyproject")),
@@ -172,7 +180,7 @@ CONTAINED = [
 
 def to_run() -> dict[str, Run]:
     """Commands to run. What differs only in sizes or in the file to write is run once."""
-    once = {}
+    once: dict[str, Command] = {}
     for command in [*COMMANDS, *CONTAINED]:
         if isinstance(command.rule, Run):
             once[re.sub(r" --(json|batch) \S+", "", command.text)] = command
@@ -260,15 +268,33 @@ def project(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str
     return folder
 
 
+def blocks(*languages: str) -> Iterator[str]:
+    """The fenced blocks of these languages in all documents."""
+    for document in DOCUMENTS:
+        for language, body in FENCE.findall(document.read_text(encoding="utf-8")):
+            if language in languages:
+                yield body
+
+
+def place(body: str) -> str | None:
+    """Where the file belongs that a block shows whole, as a comment in it says."""
+    match = re.search(r"# ((?:curl|configs)/[\w/]+\.(?:py|yaml))$", body, re.MULTILINE)
+    return match and match[1]
+
+
 def examples() -> dict[str, str]:
-    """Files that README.md shows whole; their first lines say where they belong."""
+    """Files that the documents show whole."""
     files = {}
-    for language, body in FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8")):
-        if language in ("python", "yaml"):
-            match = re.search(r"# ((?:curl|configs)/[\w/]+\.(?:py|yaml))$", body, re.MULTILINE)
-            assert match, f"say in a comment which file this is:\n{body}"
-            files[match[1]] = body
+    for body in blocks("python", "yaml"):
+        if (name := place(body)) is not None:
+            assert name not in files, f"{name} is shown twice"
+            files[name] = body
     return files
+
+
+def example_programs() -> list[str]:
+    """Blocks of Python that are programs."""
+    return [body for body in blocks("python") if place(body) is None]
 
 
 def parameters() -> list[object]:
@@ -320,6 +346,21 @@ def test_command(
         assert out.strip()
 
 
+def test_a_block_of_yaml_says_where_it_belongs() -> None:
+    for body in blocks("yaml"):
+        assert place(body), f"say in a comment which file this is:\n{body}"
+
+
+@pytest.mark.parametrize("body", example_programs())
+def test_an_example_program_runs(
+    body: str, project: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(project, folder)
+    (folder / "example.py").write_text(body, encoding="utf-8")
+    finish(start("python example.py", folder, environment))
+
+
 @pytest.mark.slow
 def test_the_contract_tests_pick_the_examples_up(
     project: Path, environment: dict[str, str], tmp_path: Path
@@ -344,6 +385,7 @@ def test_exempt_make_commands_do_what_they_say() -> None:
         "test-all": ['-m pytest -m ""'],
         "lint": ["ruff check", "pyright"],
         "benchmark": ["-m benchmarks.speed"],
+        "docs": ["-m benchmarks.docs", "mkdocs build"],
         "setup": [".ci/opengl"],
     }
     for command in COMMANDS:
@@ -394,6 +436,7 @@ PLACEHOLDERS = {
     "configs/agent/drqv2.yaml",
 }
 FOLDERS = "results|configs|tests|curl|benchmarks|docs|examples|shifts"
+COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 PATH = re.compile(rf"(?<![\w/.<-])((?:{FOLDERS}|\.ci)/[\w./-]*[\w/])")
 
 
@@ -410,6 +453,7 @@ def tracked() -> set[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_path_that_is_named_is_in_git(document: Path, tracked: set[str]) -> None:
     text = document.read_text(encoding="utf-8")
+    text = COMMENT.sub("", text)  # an image that does not exist yet may wait in a comment
     named = {match.rstrip("/") for match in PATH.findall(text)}
     named -= {name.rstrip("/") for name in PLACEHOLDERS} | set(examples())
     outputs = re.findall(r"--(?:out|json) (\S+)", text)
