@@ -36,7 +36,8 @@ DOCUMENTS = [
 ]
 COPIED = shlex.split(
     "train.py eval.py Makefile README.md pyproject.toml constraints.txt docker-entrypoint "
-    "Dockerfile .dockerignore .gitignore curl configs benchmarks tests results docs .ci"
+    "Dockerfile .dockerignore .gitignore curl configs benchmarks tests results docs .ci "
+    "CONTRIBUTING.md CHANGELOG.md CITATION.cff mkdocs.yml .pre-commit-config.yaml .github"
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL = ("", "sh", "bash", "console")
