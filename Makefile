@@ -37,7 +37,8 @@ benchmark: setup  ## measure speed
 
 docs: .venv/.docs  ## build the website of docs/ in the folder site
 	$(BIN)/python -m benchmarks.docs
-	$(BIN)/python -m mkdocs build --strict $(ARGS)
+	@# the variable silences a notice about the successor of mkdocs-material, which ends in May 2027
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 
 clean:  ## remove .venv, caches and build leftovers; runs stay
 	rm -rf .venv build dist site *.egg-info .pytest_cache .hypothesis .ruff_cache
