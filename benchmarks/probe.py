@@ -138,7 +138,8 @@ def learn(agent: SAC, replay: ReplayBuffer, *, updates: int, batch_size: int) ->
             continue
         features = agent.trunk(agent.query(batch.obs, agent.generator))
         views = agent.contrast.views(batch, agent.generator, number)
-        metrics = agent.update_contrast(features, *views)
+        assert views is not None  # with an objective and contrastive_every=1
+        metrics = agent.update_contrast(features, views)
         if number % agent.target_update_every == 0:
             agent.update_targets()
     return metrics

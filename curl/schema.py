@@ -253,16 +253,31 @@ def require(model: type[M], values: Any, where: str = "") -> M:
 def signature_model(constructor: type, offered: Iterable[str] = ()) -> type[BaseModel]:
     """A model of the settings that a constructor takes, those aside that are `offered` to it.
 
-    Types are those of its type hints; bounds are the constructor's own to check.
+    Types are those of its type hints; bounds are the constructor's own to check. Keywords that it
+    gathers as `**options: Unpack[Options]`, where `Options` is a `TypedDict`, are settings too.
     """
     hints = typing.get_type_hints(constructor.__init__)
     given: dict[str, Any] = {}
     for name, parameter in inspect.signature(constructor).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            given |= _unpacked(hints.get(name))
         if name in offered or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
         given[name] = (_listed(hints.get(name, Any)), default)
     return create_model(constructor.__name__, __config__=FOREIGN, **given)
+
+
+def _unpacked(hint: Any) -> dict[str, Any]:
+    """The fields of the `TypedDict` that `Unpack[...]` names; none for any other hint."""
+    if typing.get_origin(hint) is not typing.Unpack:
+        return {}
+    (options,) = typing.get_args(hint)
+    required = options.__required_keys__
+    return {
+        name: (_listed(kind), ... if name in required else None)
+        for name, kind in typing.get_type_hints(options).items()
+    }
 
 
 def _listed(hint: Any) -> Any:

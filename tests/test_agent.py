@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from curl.agents.sac import SAC, step
 from curl.augmentations.crop import Crop
 from curl.data.batch import Batch, FrameStacks, Metrics
+from curl.learning.contrast import ContrastViews
 from curl.objectives.infonce import InfoNCE
 
 ACTIONS, SIZE = 2, 20
@@ -55,9 +56,9 @@ def features(agent: SAC, batch: Batch) -> Tensor:
     return agent.trunk(agent.query.evaluate(batch.obs))
 
 
-def key_view(agent: SAC, batch: Batch) -> Tensor:
+def key_view(agent: SAC, batch: Batch) -> ContrastViews:
     """Another view of the same stacks: mirrored."""
-    return agent.key.evaluate(batch.obs).flip(-1)
+    return ContrastViews(agent.key.evaluate(batch.obs).flip(-1))
 
 
 def critic_step(agent: SAC, batch: Batch) -> Metrics:

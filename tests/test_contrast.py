@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tape import Recordings
-from test_agent import ACTIONS, SIZE, changed, everything, make_agent, make_batch
+from test_agent import ACTIONS, SIZE, changed, everything, key_view, make_agent, make_batch
 from torch import Tensor, nn
 
 from curl import augmentations
@@ -90,8 +90,9 @@ def test_windows_hold_what_was_observed_then() -> None:
     batch = make_batch_of(agent, 16)
     assert agent.offsets == (1, 2, 3) and tuple(batch.future) == agent.offsets
     views = agent.contrast.views(batch, agent.generator, 0)
+    assert views is not None
     latents = agent.contrast.latents(
-        agent.encoder, agent.key_encoder, agent.trunk(batch.obs.centre(SIZE)), *views
+        agent.encoder, agent.key_encoder, agent.trunk(batch.obs.centre(SIZE)), views
     )
     assert latents.query.shape == latents.key.shape == (3, 10, 16)
     newest = batch.obs.centre(SIZE)[:10, -1, 0, 0].tolist()
@@ -231,7 +232,7 @@ def test_the_weight_scales_the_gradient_and_not_the_reported_loss() -> None:
     for weight in (1.0, 0.25):
         agent = make_agent(contrastive_weight=weight)
         features = agent.trunk(agent.query.evaluate(batch.obs))
-        loss, metrics = agent.contrastive_loss(features, agent.key.evaluate(batch.obs).flip(-1))
+        loss, metrics = agent.contrastive_loss(features, key_view(agent, batch))
         gradients.append(torch.autograd.grad(loss, agent.trunk.convolutions[0].weight)[0])
         losses.append(metrics["contrastive_loss"])
     torch.testing.assert_close(0.25 * gradients[0], gradients[1])

@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from curl.augmentations.base import Augmentation
 from curl.checks import positive, real, whole
 from curl.data.batch import Batch, FrameStacks, Metrics
 from curl.learning.capture import Captured
-from curl.learning.contrast import Contrast
+from curl.learning.contrast import Contrast, ContrastOptions, ContrastViews
 from curl.learning.networks import (
     Actor,
     ConvTrunk,
@@ -38,6 +38,7 @@ from curl.learning.networks import (
     squashed_gaussian,
 )
 from curl.learning.optimisation import adam, step
+from curl.learning.precision import autocast, gaussian_noise
 from curl.objectives.base import Objective
 
 
@@ -48,11 +49,10 @@ class SAC(Agent):
         channels: channels of a frame stack. action_dim: A.
         query, key: what draws the query view (that the critic sees too) and the key view.
         objective: scores query latents against key latents; None for SAC alone.
-        shared_key_encoder: f_k is f_q itself (without gradient) and no moving average.
-        detach_encoder: the critic does not train the trunk; the objective alone does.
-        first_frame_only, clean_critic: see `curl/learning/contrast.py`.
         generator: source of policy noise and views; its device is the agent's.
         precision: dtype of convolutions and hidden layers, float32 or bfloat16.
+        detach_encoder: the critic does not train the trunk; the objective alone does.
+        contrast: see `curl/learning/contrast.py`.
     """
 
     def __init__(
@@ -65,12 +65,14 @@ class SAC(Agent):
         objective: Objective | None,
         generator: torch.Generator,
         precision: torch.dtype = torch.float32,
-        discount: float = 0.99,
+        # the networks
         strides: Sequence[int] = (2, 1, 1, 1),
         filters: int = 32,
         convolution_init: str = "delta_orthogonal",
         hidden_dim: int = 1024,
         latent_dim: int = 50,
+        # SAC
+        discount: float = 0.99,
         learning_rate: float = 1e-3,
         alpha_learning_rate: float = 1e-4,
         alpha_beta1: float = 0.5,
@@ -79,58 +81,48 @@ class SAC(Agent):
         encoder_tau: float = 0.05,
         actor_update_every: int = 2,
         target_update_every: int = 2,
+        # how SAC and the objective train one encoder
         second_encoder_step: bool = False,
         joint: bool = False,
-        contrastive_weight: float = 1.0,
-        contrastive_every: int = 1,
-        shared_key_encoder: bool = False,
         detach_encoder: bool = False,
-        first_frame_only: bool = False,
-        clean_critic: bool = False,
         capture: bool = True,
+        **contrast: Unpack[ContrastOptions],
     ) -> None:
+        self.query, self.key, self.generator = query, key, generator
+        self.device, self.precision = generator.device, precision
         self.discount = real("discount", discount, low=0, high=1)
         self.critic_tau = real("critic_tau", critic_tau, low=0, high=1)
         self.encoder_tau = real("encoder_tau", encoder_tau, low=0, high=1)
         self.actor_update_every = whole("actor_update_every", actor_update_every)
         self.target_update_every = whole("target_update_every", target_update_every)
-        if joint and (second_encoder_step or contrastive_every != 1):
-            raise ValueError("joint=true needs second_encoder_step=false, contrastive_every=1")
-        self.joint = joint and objective is not None
-        self.detach_encoder, self.clean_critic = detach_encoder, clean_critic
-        self.query, self.key, self.generator = query, key, generator
-        self.device, self.precision = generator.device, precision
         self.target_entropy, self.updates = -float(action_dim), 0
+        self.objective = objective and objective.to(self.device)
+        self.contrast = Contrast(objective=self.objective, query=query, key=key, **contrast)
+        self.offsets = self.contrast.offsets
+        if joint and (second_encoder_step or self.contrast.every != 1):
+            raise ValueError("joint=true needs second_encoder_step=false, contrastive_every=1")
+        self.joint, self.detach_encoder = joint and objective is not None, detach_encoder
 
         sizes = {"latent_dim": latent_dim, "hidden_dim": hidden_dim, "action_dim": action_dim}
         sizes = {name: whole(name, size) for name, size in sizes.items()}
         self.trunk = ConvTrunk(channels=channels, size=query.size, strides=strides, filters=filters)
         self.actor = Actor(features=self.trunk.features, **sizes)
-        self.critic = Critic(features=self.trunk.features, **sizes)
-        self.objective = objective and objective.to(self.device)
-        self.contrast = Contrast(
-            objective=self.objective,
-            query=query,
-            key=key,
-            weight=contrastive_weight,
-            every=contrastive_every,
-            first_frame_only=first_frame_only,
-            shares_view=not (first_frame_only or clean_critic),
-        )
-        self.offsets = self.contrast.offsets
+        self.critic = Critic(features=self.trunk.features, **sizes, bounded=False)
         for module in (self.trunk, self.actor, self.critic):
             initialise(module, convolutions=convolution_init)
             module.to(self.device)
         self.target_trunk = copy.deepcopy(self.trunk).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.encoder = nn.ModuleList([self.trunk, self.critic.projection])  # f_q
+        self.target_encoder = nn.ModuleList([self.target_trunk, self.target_critic.projection])
+        shared = self.contrast.shared_key_encoder
+        self.key_encoder = self.encoder if shared else self.target_encoder  # f_k
         temperature = positive("initial_temperature", initial_temperature)
         self.log_alpha = torch.tensor(temperature, device=self.device).log().requires_grad_()
-        self.encoder = nn.ModuleList([self.trunk, self.critic.projection])
-        self.target_encoder = nn.ModuleList([self.target_trunk, self.target_critic.projection])
-        self.key_encoder = self.encoder if shared_key_encoder else self.target_encoder
-        encoder, lr = [*self.encoder.parameters()], positive("learning_rate", learning_rate)
+
+        lr = positive("learning_rate", learning_rate)
         alpha_lr = positive("alpha_learning_rate", alpha_learning_rate)
-        critic = [*self.critic.parameters()]
+        encoder, critic = [*self.encoder.parameters()], [*self.critic.parameters()]
         critic += [] if detach_encoder and not self.joint else self.trunk.parameters()
         scorer = [] if self.objective is None else [*self.objective.parameters()]
         self.optimizers = {
@@ -142,7 +134,7 @@ class SAC(Agent):
             self.optimizers["contrast"] = adam([*encoder, *scorer], lr)
             if second_encoder_step:
                 self.optimizers["encoder"] = adam(encoder, lr)
-        period = math.lcm(actor_update_every, target_update_every, contrastive_every)
+        period = math.lcm(actor_update_every, target_update_every, self.contrast.every)
         eager = not capture or self.device.type != "cuda"
         self._captured = Captured(self.learn, period=period, generator=generator, eager=eager)
 
@@ -162,13 +154,10 @@ class SAC(Agent):
 
     def update(self, batch: Batch) -> Metrics:
         """Draw the views of a batch and learn from them."""
-        if self.clean_critic:
-            obs, next_obs = (self.query.evaluate(s) for s in (batch.obs, batch.next_obs))
-        else:
-            obs, next_obs = self.query.pair(batch.obs, batch.next_obs, self.generator)
-        contrast = self.contrast.views(batch, self.generator, self.updates)
+        obs, next_obs = self.contrast.critic_views(batch.obs, batch.next_obs, self.generator)
+        views = self.contrast.views(batch, self.generator, self.updates)
         transition = (obs, batch.action, batch.reward, batch.terminated, next_obs)
-        metrics = self._captured(self.updates, *transition, *contrast)
+        metrics = self._captured(self.updates, *transition, *(views or ()))
         self.updates += 1
         return metrics
 
@@ -179,16 +168,23 @@ class SAC(Agent):
         reward: Tensor,
         terminated: Tensor,
         next_obs: Tensor,
-        *contrast: Tensor | None,
+        *contrast: Any,
     ) -> Metrics:
-        """Update number `self.updates`, in the reference's order; views are [B, C, size, size]."""
+        """Update number `self.updates`, in the reference's order.
+
+        Args:
+            obs, next_obs: the critic's views, [B, C, size, size].
+            contrast: the fields of `ContrastViews`, which a CUDA graph takes one by one; none
+                where no contrastive step is due.
+        """
+        views = ContrastViews(*contrast) if contrast else None
         actor_is_due = self.updates % self.actor_update_every == 0
         # The contrastive loss differentiates the features of this many rows of the critic's view.
-        anchors = self.contrast.anchors(len(obs)) if contrast else 0
+        anchors = self.contrast.anchors(len(obs)) if views else 0
         y = self.bootstrapped_target(reward, terminated, next_obs)
         features = self._features(obs, graph=anchors if self.detach_encoder else len(obs))
-        if self.joint:
-            metrics = self.update_critic_and_contrast(features, action, y, *contrast)
+        if self.joint and views:
+            metrics = self.update_critic_and_contrast(features, action, y, views)
         else:
             metrics = self.update_critic(features, action, y)
             needed = len(obs) if actor_is_due else anchors
@@ -200,8 +196,8 @@ class SAC(Agent):
             metrics |= self.update_actor_and_alpha(features.detach())
         if self.updates % self.target_update_every == 0:
             self.update_targets()
-        if contrast and not self.joint:
-            metrics |= self.update_contrast(features, *contrast)
+        if views and not self.joint:
+            metrics |= self.update_contrast(features, views)
         return metrics | {"batch_reward": reward.mean()}
 
     @torch.no_grad()
@@ -224,10 +220,10 @@ class SAC(Agent):
         q_mean = torch.cat([q1, q2]).detach().mean()
         return loss, {"critic_loss": loss.detach(), "q_mean": q_mean}
 
-    def contrastive_loss(self, features: Tensor, *views: Any) -> tuple[Tensor, Metrics]:
+    def contrastive_loss(self, features: Tensor, views: ContrastViews) -> tuple[Tensor, Metrics]:
         """q = f_q(query view), by default the critic's own crop; k = f_k(key view), no gradient."""
         with self._autocast():
-            latents = self.contrast.latents(self.encoder, self.key_encoder, features, *views)
+            latents = self.contrast.latents(self.encoder, self.key_encoder, features, views)
         return self.contrast.loss(latents)
 
     def update_critic(self, features: Tensor, action: Tensor, y: Tensor) -> Metrics:
@@ -235,18 +231,18 @@ class SAC(Agent):
         loss, metrics = self.critic_loss(features, action, y)
         return metrics | {"critic_grad_norm": step(loss, self.optimizers["critic"])}
 
-    def update_contrast(self, features: Tensor, *contrast: Any) -> Metrics:
+    def update_contrast(self, features: Tensor, views: ContrastViews) -> Metrics:
         """One Adam step of the query encoder and the objective (two, if asked, of the encoder)."""
-        loss, metrics = self.contrastive_loss(features, *contrast)
+        loss, metrics = self.contrastive_loss(features, views)
         optimizers = [o for name, o in self.optimizers.items() if name in ("contrast", "encoder")]
         return metrics | {"contrastive_grad_norm": step(loss, *optimizers)}
 
     def update_critic_and_contrast(
-        self, features: Tensor, action: Tensor, y: Tensor, *contrast: Any
+        self, features: Tensor, action: Tensor, y: Tensor, views: ContrastViews
     ) -> Metrics:
         """The `joint` variant: both losses in one backward pass and step."""
         critic_loss, metrics = self.critic_loss(features, action, y)
-        contrastive_loss, contrastive = self.contrastive_loss(features, *contrast)
+        contrastive_loss, contrastive = self.contrastive_loss(features, views)
         norm = step(critic_loss + contrastive_loss, self.optimizers["critic"])
         return metrics | contrastive | {"critic_grad_norm": norm}
 
@@ -302,13 +298,15 @@ class SAC(Agent):
         names = ("trunk", "actor", "critic", "target_trunk", "target_critic", "objective")
         return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
 
+    # -- parts of an update ----------------------------------------------------------------------
+
     def _features(self, obs: Tensor, *, graph: int) -> Tensor:
         """The trunk's features [B, F], where only the first `graph` rows record a gradient."""
         parts = []
-        for rows, recorded in ((obs[:graph], True), (obs[graph:], False)):
-            if len(rows):
+        for some, recorded in ((obs[:graph], True), (obs[graph:], False)):
+            if len(some):
                 with torch.set_grad_enabled(recorded), self._autocast():
-                    parts.append(self.trunk(rows))
+                    parts.append(self.trunk(some))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _policy(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -316,8 +314,7 @@ class SAC(Agent):
         return squashed_gaussian(mean, log_std, self._noise(mean))
 
     def _noise(self, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=self.generator, device=self.device)
+        return gaussian_noise(like, self.generator)
 
     def _autocast(self) -> torch.autocast:
-        enabled = self.precision != torch.float32
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+        return autocast(self.device, self.precision)

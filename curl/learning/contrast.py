@@ -1,12 +1,14 @@
-"""The views and latents that an objective asks for: CURL's contrastive half, apart from SAC.
+"""What an agent adds to be trained by an objective too: views, latents and the weighted loss.
 
-By default the anchor is the crop that the critic saw, as in the reference, so that one pass of the
-trunk serves both. The paper's ablations are flags: `first_frame_only` and `clean_critic`.
+This is CURL's contrastive half, apart from the reinforcement learning, so that any agent with a
+convolutional trunk can take it. By default the anchor is the crop that the critic saw, as in the
+reference code, so that one pass of the trunk serves both. The paper's ablations are options.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +19,52 @@ from curl.data.batch import Batch, FrameStacks, Metrics, join
 from curl.objectives.base import Latents, Objective
 
 
-class Contrast:
-    """An objective with what it needs of views.
+class ContrastOptions(TypedDict, total=False):
+    """Settings of `Contrast`, for an agent that takes them among its own as `**contrast`.
+
+    Their defaults are those of `Contrast`.
+    """
+
+    contrastive_weight: float
+    contrastive_every: int
+    shared_key_encoder: bool
+    first_frame_only: bool
+    clean_critic: bool
+
+
+class ContrastViews(NamedTuple):
+    """What a contrastive step learns from: R transitions, the first `Objective.rows` of a batch.
+
+    It is a tuple of tensors, so that an update which is recorded (`curl/learning/capture.py`) can
+    take its fields one by one and put them together again.
 
     Args:
-        objective: says at which offsets it wants latents; None: nothing is ever due.
+        keys: views for the key encoder, [K * R, C, size, size], K key offsets.
+        queries: the query views that the critic has not seen, [Q * R, C, size, size]; None if it
+            has seen all of them.
+        valid: bool [K, R], whether the episode was still on at each key offset; None: everywhere.
+        actions: float32 [N, R, A], row n taken n agent steps after the observation; None for an
+            objective without later offsets.
+    """
+
+    keys: Tensor
+    queries: Tensor | None = None
+    valid: Tensor | None = None
+    actions: Tensor | None = None
+
+
+class Contrast:
+    """An objective with the views that it learns from.
+
+    Args:
+        objective: says at which offsets it wants latents; None: no contrastive step is ever due.
         query, key: what draws the views of the query encoder and of the key encoder.
-        weight: of the loss.
-        every: updates between contrastive steps.
+        contrastive_weight: of the loss.
+        contrastive_every: updates between contrastive steps.
+        shared_key_encoder: keys come from the query encoder itself, without gradient, instead of
+            from its moving average.
         first_frame_only: views show the stack's oldest frame, repeated, so that motion is hidden.
-        shares_view: the query view at offset 0 is the critic's.
+        clean_critic: the critic sees the evaluation view, and the objective the augmented ones.
 
     Raises:
         ValueError: a weight or interval that is not positive; views of different sizes.
@@ -38,47 +76,53 @@ class Contrast:
         objective: Objective | None,
         query: Augmentation,
         key: Augmentation,
-        weight: float,
-        every: int,
-        first_frame_only: bool,
-        shares_view: bool,
+        contrastive_weight: float = 1.0,
+        contrastive_every: int = 1,
+        shared_key_encoder: bool = False,
+        first_frame_only: bool = False,
+        clean_critic: bool = False,
     ) -> None:
         if key.size != query.size:
             raise ValueError(f"query and key views differ: {query.size} and {key.size} pixels")
         self._objective, self.query, self.key = objective, query, key
-        self.weight = positive("contrastive_weight", weight)
-        self.every = whole("contrastive_every", every)
-        self.first_frame_only, self.shares_view = first_frame_only, shares_view
+        self.weight = positive("contrastive_weight", contrastive_weight)
+        self.every = whole("contrastive_every", contrastive_every)
+        self.shared_key_encoder = shared_key_encoder
+        self.first_frame_only, self.clean_critic = first_frame_only, clean_critic
+        self.shares_view = not (first_frame_only or clean_critic)
+        """Whether the query view at offset 0 is the critic's own."""
         self.offsets: tuple[int, ...] = ()
         if objective is not None:
             wanted = {*objective.query_offsets, *objective.key_offsets}
             self.offsets = tuple(sorted(wanted - {0}))
 
-    def views(
-        self, batch: Batch, generator: torch.Generator, update: int
-    ) -> tuple[Tensor | None, ...]:
-        """What update number `update` needs; nothing where no contrastive step is due.
+    # -- views -----------------------------------------------------------------------------------
 
-        Returns:
-            key views [K * R, C, size, size]; the query views that are not the critic's own, or
-            None; which keys are valid, bool [K, R], or None for all; actions [N, R, A], or None.
-            R rows, K key offsets.
-        """
+    def critic_views(
+        self, obs: FrameStacks, next_obs: FrameStacks, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The critic's views of what was observed before and after, each [B, C, size, size]."""
+        if self.clean_critic:
+            return self.query.evaluate(obs), self.query.evaluate(next_obs)
+        return self.query.pair(obs, next_obs, generator)
+
+    def views(self, batch: Batch, generator: torch.Generator, update: int) -> ContrastViews | None:
+        """What update number `update` learns from; None where no contrastive step is due."""
         if self._objective is None or update % self.every:
-            return ()
+            return None
         own = self.objective.query_offsets[1 if self.shares_view else 0 :]
         queries = self.query(self._stacks(batch, own), generator) if own else None
         wanted = self.objective.key_offsets
         keys = self.key(self._stacks(batch, wanted), generator)
         if not self.offsets:
-            return keys, queries, None, None
+            return ContrastViews(keys, queries)
         always = torch.ones(len(batch.action), dtype=torch.bool, device=batch.action.device)
         valid = torch.stack([batch.future[o].valid if o else always for o in wanted])
         actions = [batch.action]
-        while len(actions) in batch.future and len(actions) + 1 in batch.future:
+        while len(actions) in self.offsets and len(actions) + 1 in self.offsets:
             actions.append(batch.future[len(actions) + 1].action)
         rows = self.objective.rows
-        return keys, queries, valid[:, :rows], torch.stack(actions)[:, :rows]
+        return ContrastViews(keys, queries, valid[:, :rows], torch.stack(actions)[:, :rows])
 
     def anchors(self, batch_size: int) -> int:
         """How many rows of the critic's view, the first ones, are queries of a contrastive step."""
@@ -86,36 +130,38 @@ class Contrast:
             return 0
         return min(batch_size, self.objective.rows or batch_size)
 
+    # -- latents and loss ------------------------------------------------------------------------
+
     def latents(
         self,
         encoder: nn.ModuleList,
         key_encoder: nn.ModuleList,
         features: Tensor,
-        keys: Tensor,
-        queries: Tensor | None = None,
-        valid: Tensor | None = None,
-        action: Tensor | None = None,
+        views: ContrastViews,
     ) -> Latents:
-        """Encode those views.
+        """Encode the views.
 
         Args:
             encoder, key_encoder: trunk and projection; keys carry no gradient.
-            features: [B, F], the trunk's, of the critic's view; read where the view is shared, and
-                of its rows no more than `anchors` counts.
+            features: [B, F], the trunk's, of the critic's view. They are read where the view is
+                shared, and of their rows no more than `anchors` counts.
         """
+        trunk, projection = encoder
+        key_trunk, key_projection = key_encoder
         parts = [features[: self.objective.rows]] if self.shares_view else []
-        if queries is not None:
-            parts.append(encoder[0](queries))
-        query = encoder[1](torch.cat(parts) if len(parts) > 1 else parts[0])
+        if views.queries is not None:
+            parts.append(trunk(views.queries))
+        query = projection(torch.cat(parts) if len(parts) > 1 else parts[0])
         with torch.no_grad():
-            key = key_encoder[1](key_encoder[0](keys))
+            key = key_projection(key_trunk(views.keys))
         query = query.view(len(self.objective.query_offsets), -1, query.shape[1])  # [Q, R, D]
         key = key.view(len(self.objective.key_offsets), -1, key.shape[1])  # [K, R, D]
+        valid, actions = views.valid, views.actions
         if valid is None:
             valid = torch.ones(key.shape[:2], dtype=torch.bool, device=key.device)
-        if action is None:
-            action = torch.empty(0, key.shape[1], 0, device=key.device)
-        return Latents(query, key, valid, action)
+        if actions is None:
+            actions = torch.empty(0, key.shape[1], 0, device=key.device)
+        return Latents(query, key, valid, actions)
 
     def loss(self, latents: Latents) -> tuple[Tensor, Metrics]:
         """The weighted loss; metrics with `contrastive_loss`, which is without the weight."""
@@ -129,7 +175,7 @@ class Contrast:
         return self._objective
 
     def _stacks(self, batch: Batch, offsets: Sequence[int]) -> FrameStacks:
-        """The objective's rows at each offset, one after the other."""
-        rows = slice(self.objective.rows)
-        stacks = join([(batch.future[o].obs if o else batch.obs)[rows] for o in offsets])
+        """The first `Objective.rows` transitions at each offset, one after the other."""
+        first = slice(self.objective.rows)
+        stacks = join([(batch.future[o].obs if o else batch.obs)[first] for o in offsets])
         return stacks.first_frames() if self.first_frame_only else stacks

@@ -1,4 +1,4 @@
-"""The networks of SAC on pixels, and what is done to them: initialisation and moving averages.
+"""The networks of agents on pixels, and what is done to them: initialisation and moving averages.
 
 Convolutions and hidden layers run in the autocast precision; last layers, LayerNorm and all
 parameters are float32. Trunk and projection are separate modules, so that sharing the trunk is a
@@ -33,6 +33,7 @@ class ConvTrunk(nn.Module):
         size: edge of the input in pixels.
         strides: one number per layer.
         filters: output channels of every layer.
+        centred: pixels are in [-0.5, 0.5] and not in [0, 1], as in DrQ-v2's code.
 
     Raises:
         ValueError: no layer, a stride or a number of filters that is not a whole number above 0,
@@ -40,7 +41,13 @@ class ConvTrunk(nn.Module):
     """
 
     def __init__(
-        self, *, channels: int, size: int, strides: Sequence[int] = (2, 1, 1, 1), filters: int = 32
+        self,
+        *,
+        channels: int,
+        size: int,
+        strides: Sequence[int] = (2, 1, 1, 1),
+        filters: int = 32,
+        centred: bool = False,
     ) -> None:
         super().__init__()
         if isinstance(strides, str) or not isinstance(strides, Sequence) or not strides:
@@ -61,6 +68,7 @@ class ConvTrunk(nn.Module):
             for channels_in, stride in zip(inputs, strides, strict=True)
         )
         self.features = filters * edge * edge
+        self.centred = centred
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -71,6 +79,8 @@ class ConvTrunk(nn.Module):
         x = pixels.to(compute_dtype(pixels.device))  # before the division: uint8 / 255 is float32
         if pixels.dtype == torch.uint8:
             x = x.div_(255)
+        if self.centred:
+            x = x - 0.5
         for convolution in self.convolutions:
             x = convolve_and_rectify(convolution, x)
         return x.permute(0, 2, 3, 1).flatten(1)
@@ -105,15 +115,17 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 
 
 class Projection(nn.Module):
-    """Features [B, F] -> latent [B, D]: a linear layer and LayerNorm."""
+    """Features [B, F] -> latent [B, D]: a linear layer and LayerNorm, and tanh if `bounded`."""
 
-    def __init__(self, *, features: int, latent_dim: int) -> None:
+    def __init__(self, *, features: int, latent_dim: int, bounded: bool = False) -> None:
         super().__init__()
         self.linear = nn.Linear(features, latent_dim)
         self.norm = nn.LayerNorm(latent_dim)
+        self.bounded = bounded
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.norm(self.linear(features).float())
+        latent = self.norm(self.linear(features).float())
+        return torch.tanh(latent) if self.bounded else latent
 
 
 class MLP(nn.Module):
@@ -132,7 +144,7 @@ class MLP(nn.Module):
 
 
 class Actor(nn.Module):
-    """pi(a|s): features -> own projection -> a squashed Gaussian over actions in [-1, 1]."""
+    """SAC's pi(a|s): features -> own projection -> a squashed Gaussian over actions in [-1, 1]."""
 
     def __init__(self, *, features: int, latent_dim: int, hidden_dim: int, action_dim: int) -> None:
         super().__init__()
@@ -147,11 +159,19 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """Q1 and Q2 on one projection: (features [B, F], action [B, A]) -> two [B, 1]."""
+    """Q1 and Q2 on one projection, whose latents are in [-1, 1] if `bounded`."""
 
-    def __init__(self, *, features: int, latent_dim: int, hidden_dim: int, action_dim: int) -> None:
+    def __init__(
+        self,
+        *,
+        features: int,
+        latent_dim: int,
+        hidden_dim: int,
+        action_dim: int,
+        bounded: bool = False,
+    ) -> None:
         super().__init__()
-        self.projection = Projection(features=features, latent_dim=latent_dim)
+        self.projection = Projection(features=features, latent_dim=latent_dim, bounded=bounded)
         self.q1 = MLP(latent_dim + action_dim, hidden_dim, 1)
         self.q2 = MLP(latent_dim + action_dim, hidden_dim, 1)
 
