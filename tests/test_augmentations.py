@@ -72,7 +72,7 @@ def test_a_window_is_the_slice_of_every_frame(data: st.DataObject) -> None:
 
 def test_the_whole_of_a_stack() -> None:
     stacks = placed_stacks(2, 10, 10)
-    expected = stacks.frames[stacks.rows].permute(0, 1, 4, 2, 3).flatten(1, 2)
+    expected = stacks.frames[stacks.indices].permute(0, 1, 4, 2, 3).flatten(1, 2)
     assert torch.equal(stacks.whole(), expected)
     with pytest.raises(ValueError, match="square"):
         placed_stacks(2, 10, 12).whole()
@@ -207,7 +207,7 @@ def test_samples_are_drawn_independently(augmentation: Augmentation, side: Any) 
 
 def test_a_sample_does_not_depend_on_the_others(augmentation: Augmentation) -> None:
     stacks = random_stacks()
-    rows = stacks.rows.clone()
+    rows = stacks.indices.clone()
     rows[2] = (rows[2] + 1) % FRAMES
     before = augmentation(stacks, generator())
     after = augmentation(FrameStacks(stacks.frames, rows), generator())
@@ -237,7 +237,7 @@ def test_views_of_a_transition_are_drawn_one_after_the_other(
     if side["name"] == "compose":
         return  # has a test of its own
     obs = random_stacks(40)
-    next_obs, source = FrameStacks(obs.frames, (obs.rows + 1) % FRAMES), generator(3)
+    next_obs, source = FrameStacks(obs.frames, (obs.indices + 1) % FRAMES), generator(3)
     expected = augmentation(obs, source), augmentation(next_obs, source)
     view, next_view = augmentation.pair(obs, next_obs, generator(3))
     assert torch.equal(view, expected[0])

@@ -121,7 +121,7 @@ def test_translate_puts_the_frame_anywhere_on_black() -> None:
 def test_translate_puts_both_observations_at_one_place() -> None:
     """As RAD's code does: all 25 places are drawn, and next_obs lies where obs lies."""
     obs = stacks_of(2000, edge=16)
-    next_obs = FrameStacks(obs.frames.flip(0), obs.rows)
+    next_obs = FrameStacks(obs.frames.flip(0), obs.indices)
     views = augmentations.make("translate", size=20).pair(obs, next_obs, generator())
     places = []
     for view, stacks in zip(views, (obs, next_obs), strict=True):

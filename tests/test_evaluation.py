@@ -30,7 +30,7 @@ class Bright:
 
     def act(self, obs: Any, *, deterministic: bool) -> torch.Tensor:
         assert deterministic
-        brightness = obs.frames[obs.rows[:, -1]].float().mean((1, 2, 3)) / 255
+        brightness = obs.frames[obs.indices[:, -1]].float().mean((1, 2, 3)) / 255
         return (2 * brightness - 1)[:, None].clamp(-1, 1)
 
 

@@ -87,6 +87,11 @@ class Recording:
         depth = self.buffer.frame_stack
         return [max(newest - back, self.starts[newest]) for back in reversed(range(depth))]
 
+    def last_of_episode(self, number: int) -> int:
+        """The newest frame of the episode that frame `number` belongs to."""
+        start = self.starts[number]
+        return max(n for n, other in enumerate(self.starts) if other == start)
+
     def drawable(self) -> list[int]:
         """The last `capacity` transitions, however short their episodes are."""
         return list(self.terminated)[-self.buffer.capacity :]
@@ -134,14 +139,20 @@ def test_future_stacks_lie_in_the_same_episode_or_are_masked(
     ends = [stack[-1] for stack in numbers(batch.next_obs)]
     assert list(batch.future) == offsets
     for offset, future in batch.future.items():
-        rows = zip(ends, numbers(future.obs), future.action, future.valid.tolist(), strict=True)
-        for end, stack, action, inside in rows:
+        columns = (future.action, future.reward, future.terminated, future.valid.tolist())
+        for end, stack, action, reward, terminated, inside in zip(
+            ends, numbers(future.obs), *columns, strict=True
+        ):
             later = end - 1 + offset
             written = later < len(recording.starts)
             assert inside == (written and recording.starts[later] == recording.starts[end])
-            assert not inside or stack == recording.stack(later)
+            if inside:
+                assert stack == recording.stack(later)
+            else:  # the last stack of the episode, or the newest one
+                assert stack == recording.stack(recording.last_of_episode(end))
             if inside and offset > 0:  # the first frame of an episode follows no action
                 assert torch.equal(action, torch.as_tensor(recording.made(later)[0]))
+                assert (reward.item(), terminated.item()) == recording.made(later)[1:]
 
 
 @fuzz
@@ -366,7 +377,8 @@ def test_a_batch_for_another_device_copies_windows_over(monkeypatch: pytest.Monk
     record([5] * 9, elsewhere, here)
     batch, expected = (b.sample(4, generator(), (2,)) for b in (elsewhere, here))
     later = batch.future[2]
-    columns = [batch.action, batch.reward, batch.terminated, later.action, later.valid]
+    columns = [batch.action, batch.reward, batch.terminated]
+    columns += [later.action, later.reward, later.terminated, later.valid]
     assert all(tensor.device.type == "meta" for tensor in columns)
     monkeypatch.setattr(Tensor, "to", watched)
     top, left = torch.tensor([0, 1, 2, 0]), torch.tensor([1, 0, 0, 2])
@@ -408,7 +420,9 @@ def assert_same_draws(one: ReplayBuffer, two: ReplayBuffer) -> None:
             assert torch.equal(getattr(a, name), getattr(b, name))
         assert numbers(a.obs) == numbers(b.obs)
         assert numbers(a.next_obs) == numbers(b.next_obs)
-        assert torch.equal(a.future[2].valid, b.future[2].valid)
+        for name in ("action", "reward", "terminated", "valid"):
+            assert torch.equal(getattr(a.future[2], name), getattr(b.future[2], name))
+        assert numbers(a.future[2].obs) == numbers(b.future[2].obs)
 
 
 @fuzz

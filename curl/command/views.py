@@ -79,7 +79,7 @@ def observe(task: Mapping[str, Any], *, seed: int, steps: int = 12) -> FrameStac
 
 def rows(stacks: FrameStacks, *, views: int, seed: int) -> list[Row]:
     """`views` random query and key views of the one stack, for every configured augmentation."""
-    many = FrameStacks(stacks.frames, stacks.rows.expand(views, -1))
+    many = FrameStacks(stacks.frames, stacks.indices.expand(views, -1))
     out = []
     for label, config in configured().items():
         query, key = (augmentations.make(**config[side]) for side in ("query", "key"))

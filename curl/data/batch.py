@@ -24,20 +24,20 @@ class FrameStacks:
 
     Args:
         frames: uint8 [N, H, W, C], the store.
-        rows: int64 [B, S], which frames of the store make each stack, oldest first.
+        indices: int64 [B, S], which frames of the store make each stack, oldest first.
         target: where views are wanted; None: beside the frames.
     """
 
     frames: Tensor
-    rows: Tensor
+    indices: Tensor
     target: torch.device | None = None
 
     def __len__(self) -> int:
-        return self.rows.shape[0]
+        return self.indices.shape[0]
 
     def __getitem__(self, which: slice) -> FrameStacks:
         """Some of the stacks."""
-        return replace(self, rows=self.rows[which])
+        return replace(self, indices=self.indices[which])
 
     @property
     def device(self) -> torch.device:
@@ -55,11 +55,11 @@ class FrameStacks:
     @property
     def channels(self) -> int:
         """Channels of a stack: frame-major, RGB within a frame."""
-        return self.rows.shape[1] * self.frames.shape[3]
+        return self.indices.shape[1] * self.frames.shape[3]
 
     def first_frames(self) -> FrameStacks:
         """The oldest frame of every stack, repeated: no motion is seen."""
-        return replace(self, rows=self.rows[:, :1].expand_as(self.rows))
+        return replace(self, indices=self.indices[:, :1].expand_as(self.indices))
 
     def window(self, top: Tensor, left: Tensor, size: int) -> Tensor:
         """Read a `size` x `size` window of every stack, one offset for all frames of a stack.
@@ -84,11 +84,11 @@ class FrameStacks:
         _, height, width, colours = self.frames.shape
         if size > min(height, width):
             raise ValueError(f"a window of {size} pixels does not fit frames of {height} x {width}")
-        batch, depth = self.rows.shape
+        batch, depth = self.indices.shape
         # every horizontal run of `size` pixels in the store, as overlapping rows of one view
         runs = self.frames.view(-1).unfold(0, size * colours, colours)
         y = top[:, None] + torch.arange(size, device=here)  # [B, size]
-        first = (self.rows[:, :, None] * height + y[:, None]) * width + left[:, None, None]
+        first = (self.indices[:, :, None] * height + y[:, None]) * width + left[:, None, None]
         pixels = runs.index_select(0, first.flatten()).view(batch, depth, size, size, colours)
         shape = (batch, size, size, depth * colours)
         view = torch.empty(shape, dtype=torch.uint8, device=here, pin_memory=pinned)
@@ -118,11 +118,11 @@ def stack_of(frames: Tensor) -> FrameStacks:
 def join(many: Sequence[FrameStacks]) -> FrameStacks:
     """All stacks of several, one after the other; the same store is not copied."""
     if all(stacks.frames is many[0].frames for stacks in many):
-        return replace(many[0], rows=torch.cat([stacks.rows for stacks in many]))
+        return replace(many[0], indices=torch.cat([stacks.indices for stacks in many]))
     ends = accumulate((len(stacks.frames) for stacks in many), initial=0)
-    rows = [stacks.rows + begin for stacks, begin in zip(many, ends, strict=False)]
+    indices = [stacks.indices + begin for stacks, begin in zip(many, ends, strict=False)]
     frames = torch.cat([stacks.frames for stacks in many])
-    return FrameStacks(frames, torch.cat(rows), many[0].target)
+    return FrameStacks(frames, torch.cat(indices), many[0].target)
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,19 @@ class Later:
     """What was observed some agent steps after `Batch.obs`.
 
     Args:
-        obs: the stacks; those of rows that are not valid are arbitrary.
+        obs: the stacks. Where the episode had ended by then, its last stack (or the newest one, in
+            the episode that is under way).
         action: float32 [B, A], the action that led to it.
-        valid: bool [B], False where the episode had ended by then.
+        reward: float32 [B, 1], the reward of that action, summed over the action repeat.
+        terminated: bool [B, 1], whether that action terminated the episode.
+        valid: bool [B], False where the episode had ended by then. Action, reward and termination
+            are then those of some other transition, and mean nothing.
     """
 
     obs: FrameStacks
     action: Tensor
+    reward: Tensor
+    terminated: Tensor
     valid: Tensor
 
 

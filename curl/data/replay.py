@@ -253,13 +253,22 @@ class ReplayBuffer:
         return rows * (3 * edge**2 + 4 * (action_dim + 1) + 1 + 16)
 
     def _later(self, after: Tensor, offset: int) -> Later:
-        number = after - 1 + offset
-        valid = number < self.written
-        number = number.clamp(max=self.written - 1)
-        valid &= self.start[number % self.rows] == self.start[after % self.rows]
-        number = torch.where(valid, number, after)
-        action = self.action[number % self.rows]
-        return Later(self.stacks(number), action.to(self.target), valid.to(self.target))
+        """What was observed `offset` steps after obs; `after`: the frame numbers of next_obs."""
+        beyond = max(offset - 1, 0)  # frames after next_obs
+        numbers = after[:, None] + torch.arange(1, beyond + 1, device=self.device)  # [B, beyond]
+        there = numbers < self.written
+        numbers = numbers.clamp(max=self.written - 1)
+        there &= self.start[numbers % self.rows] == self.start[after % self.rows][:, None]
+        reached = there.sum(dim=1)  # frames of one episode have consecutive numbers
+        newest = after + reached if offset else after - 1
+        row = newest % self.rows
+        return Later(
+            self.stacks(newest),
+            self.action[row].to(self.target),
+            self.reward[row].to(self.target),
+            self.terminated[row].to(self.target),
+            (reached == beyond).to(self.target),
+        )
 
     # -- persistence: frames are append-only, so only those since a given one need be written ----
 
