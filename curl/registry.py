@@ -81,6 +81,24 @@ def build(
         _around.reset(token)
 
 
+def require_use(
+    base: type[Any], package: str, name: str, chosen: Mapping[str, str], where: str = ""
+) -> None:
+    """Refuse to build a class that would ignore a part which was chosen for it.
+
+    Args:
+        chosen: the name of an offered part -> how to choose nothing for it, for the message.
+
+    Raises:
+        SettingsError: no such file, or its constructor does not name one of the chosen parts.
+    """
+    where = where or kind_of(package)
+    parameters = inspect.signature(find(base, package, name, where)).parameters
+    for part, nothing in chosen.items():
+        if part not in parameters:
+            raise SettingsError(f"{where}.name={name} does not use {part}: choose {nothing}")
+
+
 def kind_of(package: str) -> str:
     """What a package holds: `agent` of `curl.agents`."""
     return package.rsplit(".", 1)[-1].removesuffix("s")

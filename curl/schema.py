@@ -134,6 +134,7 @@ class Policy(Settings):
     )
     reflections: bool = knob("whether MuJoCo draws what a floor mirrors", default=True)
     precision: Literal["auto", "float32", "bfloat16"] = knob("of convolutions and hidden layers")
+    updates_per_step: float = knob("gradient updates per agent step", gt=0, default=1)
 
 
 class Run(Policy):
@@ -152,7 +153,6 @@ class Run(Policy):
     threads: int = knob(
         "CPU threads of PyTorch; 0: the cores that other processes leave free", ge=0, resumable=True
     )
-    updates_per_step: float = knob("gradient updates per agent step", gt=0, default=1)
     replay: Replay = knob("the replay buffer")
     eval_every: Positive = knob("env steps between evaluations", resumable=True)
     eval_episodes: Positive = knob("episodes per evaluation", resumable=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from curl import registry
 from curl.agents.base import Agent
-from curl.registry import build
 
 
 def make(name: str, *, offered: Mapping[str, Any], where: str = "", **settings: Any) -> Agent:
@@ -16,4 +16,14 @@ def make(name: str, *, offered: Mapping[str, Any], where: str = "", **settings: 
         offered: parts and sizes, for a constructor that names them.
         where: dotted key of the settings, for messages.
     """
-    return build(Agent, __name__, name, settings, offered, where)
+    return registry.build(Agent, __name__, name, settings, offered, where)
+
+
+def require_use(name: str, chosen: Mapping[str, str], *, where: str = "") -> None:
+    """`SettingsError` if the agent of `curl/agents/<name>.py` would ignore a part that was chosen.
+
+    Args:
+        chosen: the name of an offered part -> how to choose nothing for it, for the message.
+        where: dotted key of the settings, for messages.
+    """
+    registry.require_use(Agent, __name__, name, chosen, where)

@@ -1,4 +1,19 @@
-"""What a trainer, an evaluation and a checkpoint need of an agent."""
+"""What a trainer, an evaluation and a checkpoint need of an agent.
+
+A new agent is one file here and one YAML in `configs/agent`. Its constructor takes its settings as
+keywords, and those of these parts that it names (`curl/run/build.py` offers them):
+
+    channels            int, channels of a frame stack
+    action_dim          int, A
+    query, key          Augmentation, what draws views
+    objective           Objective or None
+    generator           torch.Generator; its device is where the agent lives
+    precision           torch.dtype of convolutions and hidden layers
+    updates_per_step    float, updates that the loop makes per agent step
+
+A run whose agent does not name a part that the configuration has chosen (an objective, say) is
+refused. The YAML may prescribe sizes of the loop, as `configs/agent/drqv2.yaml` does.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +37,14 @@ class Agent(ABC):
 
     @abstractmethod
     def act(self, obs: FrameStacks, *, deterministic: bool) -> Tensor:
-        """Actions float32 [B, A] in [-1, 1] for B stacks: the mean, or a sample."""
+        """Actions float32 [B, A] in [-1, 1] for B stacks: the policy's own, or exploring ones.
+
+        Deterministic actions draw no random number and change nothing.
+        """
 
     @abstractmethod
     def update(self, batch: Batch) -> Metrics:
-        """One gradient update; scalar metrics that stay on the device."""
+        """One gradient update; scalar metrics that stay on the device, or none."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from curl.schema import Settings, require
 
 
 def make(
-    name: str, *, latent_dim: int, action_dim: int, where: str = "", **settings: Any
+    name: str, *, latent_dim: int | None, action_dim: int, where: str = "", **settings: Any
 ) -> Objective | None:
     """The objective of `curl/objectives/<name>.py`; None for `none`, plain SAC.
 

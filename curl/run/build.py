@@ -23,19 +23,26 @@ from curl.hardware.device import choose_device, choose_precision, find_opengl
 from curl.schema import SettingsError
 
 PARTS = ("agent", "augmentation", "objective", "frame_stack", "render_size", "precision")
+PARTS += ("updates_per_step",)
 
 
 def build_agent(config: Mapping[str, Any], *, action_dim: int, generator: torch.Generator) -> Agent:
     """The agent of a configuration, with its augmentations and objective.
 
-    It lives on the device of `generator`, which is its source of noise and views.
+    It lives on the device of `generator`, which is its source of noise and views. An agent is given
+    those of the parts offered here that its constructor names. One that does not name a part which
+    the configuration has chosen is refused: the label of such a run would not be true.
 
     Raises:
-        SettingsError: a setting that is unknown, missing or refused; the line names its dotted key.
+        SettingsError: a setting that is unknown, missing or refused, or a part that the agent does
+            not use; the line names its dotted key.
     """
     settings = {key: value for key, value in config["agent"].items() if key != "label"}
-    latent_dim = whole("agent.latent_dim", settings.get("latent_dim"))  # objectives need it first
-    sizes: dict[str, Any] = {"latent_dim": latent_dim, "action_dim": action_dim}
+    agents.require_use(settings["name"], chosen_parts(config), where="agent")
+    sizes: dict[str, Any] = {"action_dim": action_dim, "latent_dim": None}
+    if "latent_dim" in settings or config["objective"]["name"] != "none":
+        # Objectives need it first.
+        sizes["latent_dim"] = whole("agent.latent_dim", settings.get("latent_dim"))
     objective = objectives.make(**config["objective"], **sizes, where="objective")
     offered = {
         "channels": 3 * config["frame_stack"],
@@ -45,8 +52,24 @@ def build_agent(config: Mapping[str, Any], *, action_dim: int, generator: torch.
         "objective": objective,
         "generator": generator,
         "precision": choose_precision(config["precision"], generator.device),
+        "updates_per_step": config.get("updates_per_step", 1),
     }
     return agents.make(**settings, offered=offered, where="agent")
+
+
+def chosen_parts(config: Mapping[str, Any]) -> dict[str, str]:
+    """The parts that a configuration has chosen -> what it would say if it had chosen none."""
+    query, key = (config["augmentation"][side] for side in ("query", "key"))
+    chosen: dict[str, str] = {}
+    if config["objective"]["name"] != "none":
+        chosen["objective"] = "objective=none"
+    if query["name"] != "none":
+        chosen["query"] = "augmentation=none"
+    if key != query:
+        chosen["key"] = "an augmentation whose key view is like its query view"
+    if config["precision"] not in ("auto", "float32"):
+        chosen["precision"] = "precision=float32"
+    return chosen
 
 
 def checked(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -110,7 +110,9 @@ class FiniteUpdates:
         self._noted: list[tuple[Tensor, Metrics, int]] = []
 
     def note(self, metrics: Metrics, env_steps: int) -> None:
-        """The metrics of an update, scalars, at an env step."""
+        """The metrics of an update, scalars, at an env step. There may be none."""
+        if not metrics:
+            return
         finite = torch.isfinite(torch.stack(list(metrics.values()))).all()
         self._noted.append((finite, metrics, env_steps))
 
