@@ -65,6 +65,7 @@ SMALL_VARIANTS: dict[str, tuple[str, ...]] = {
         *("augmentation=gaussian", "objective=infonce", "~augmentation.query.pad"),
         "~augmentation.key.pad",
     ),
+    "drqv2": ("agent=drqv2_small", "objective=none"),
 }
 
 # The configuration files that a preset or variant is made of, where they may not be there yet.

@@ -39,9 +39,13 @@ PRESETS = {
         "The small agent for CPUs",
         "**Not the paper's agent**: smaller frames, a smaller trunk and smaller batches "
         "(`experiment=laptop`). A crop is here 44 of 48 pixels, of the "
-        "whole frame with a border of 2 pixels around it (DrQ's shift). Its variants can be "
-        "compared with each other; beside the published scores they show how far a laptop gets, "
-        "not whether the paper is reproduced.",
+        "whole frame with a border of 2 pixels around it (DrQ's shift). DrQ-v2 has the same sizes "
+        "here (`agent=drqv2_small`) and, so that the comparison is fair, as many updates: batches "
+        "of 64 and one update per agent step, where its paper has batches of 256 and one per two "
+        "agent steps. Its exploration "
+        "noise decays over 5,000 agent steps instead of 100,000. The variants can be compared with "
+        "each other; beside the published scores they show how far a laptop gets, not whether the "
+        "paper is reproduced.",
     ),
 }
 VARIANTS = {
@@ -49,7 +53,7 @@ VARIANTS = {
     "crop_only": "the same SAC on the same crops without the contrastive loss",
     "gaussian": "the contrastive loss with Gaussian noise (sigma 0.1) instead of crops; SAC sees "
     "the clean central window",
-    "drqv2": "DrQ-v2, without a contrastive loss",
+    "drqv2": "DrQ-v2 (DDPG with 3-step returns on random shifts), without a contrastive loss",
 }
 ALWAYS = ("curl", "crop_only", "gaussian")  # variants that have a column without a curve too
 

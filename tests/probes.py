@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from curl.agents.drqv2 import DrQV2
 from curl.agents.sac import SAC
 from curl.augmentations.crop import Crop
 from curl.data.batch import stack_of
@@ -116,13 +117,20 @@ def learn(
     contrast: bool = False,
     temperature: float = 1e-3,
     learning_rate: float = 3e-3,
+    kind: type[SAC | DrQV2] = SAC,
     seed: int = 0,
-) -> SAC:
-    """Train a small SAC on a probe: 64 random steps, then act, update, step."""
+) -> SAC | DrQV2:
+    """Train a small agent on a probe: 64 random steps, then act, update, step.
+
+    `temperature` is SAC's; DrQ-v2's exploration noise decays over the first half of the run.
+    """
     generator = seed_everything(seed, torch.device("cpu"))
     env = make_env(env_id=f"probe/{probe.__name__}-v0", action_repeat=1, render_size=EDGE)
     replay = ReplayBuffer(capacity=1000, frame_size=EDGE, action_dim=1, frame_stack=frame_stack)
-    agent = SAC(
+    own: dict[str, Any] = {"initial_temperature": temperature}
+    if kind is DrQV2:
+        own = {"noise_steps": updates // 2, "updates_per_step": 1}
+    agent = kind(
         channels=3 * frame_stack,
         action_dim=1,
         query=Crop(size=32),
@@ -133,9 +141,9 @@ def learn(
         hidden_dim=32,
         latent_dim=8,
         learning_rate=learning_rate,
-        initial_temperature=temperature,
         critic_tau=0.1,
         encoder_tau=0.1,
+        **own,
     )
     over, episode = True, 0
     for step in range(64 + updates):
@@ -146,7 +154,7 @@ def learn(
             action = 2 * torch.rand(1, generator=generator) - 1
         else:
             action = agent.act(replay.latest(), deterministic=False)[0]
-            agent.update(replay.sample(16, generator))
+            agent.update(replay.sample(16, generator, agent.offsets))
         pixels, reward, terminated, truncated, _ = env.step(action.numpy())
         replay.add(action, float(reward), terminated, pixels)
         over = terminated or truncated
@@ -155,14 +163,14 @@ def learn(
 
 
 @torch.no_grad()
-def q_value(agent: SAC, *levels: int, action: float = 0.0) -> float:
+def q_value(agent: SAC | DrQV2, *levels: int, action: float = 0.0) -> float:
     """min Q of `action` at a stack of frames of these grey levels, oldest first."""
     stack = stack_of(torch.as_tensor(np.stack([frame(level) for level in levels])))
     latent = agent.critic.projection(agent.trunk(agent.query.evaluate(stack)))
     return torch.minimum(*agent.critic(latent, torch.tensor([[action]]))).item()
 
 
-def best_action(agent: SAC, *levels: int) -> float:
+def best_action(agent: SAC | DrQV2, *levels: int) -> float:
     """The deterministic action at a stack of frames of these grey levels, oldest first."""
     stack = stack_of(torch.as_tensor(np.stack([frame(level) for level in levels])))
     return agent.act(stack, deterministic=True).item()

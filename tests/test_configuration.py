@@ -18,7 +18,9 @@ from omegaconf import OmegaConf
 
 from curl import schema
 from curl.agents.base import Agent
+from curl.agents.drqv2 import DrQV2
 from curl.agents.sac import SAC
+from curl.learning.contrast import Contrast, ContrastOptions
 from curl.schema import flat
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -170,12 +172,63 @@ def test_the_small_preset_says_that_it_is_not_the_papers(path: Path) -> None:
     assert composed("experiment=laptop")["label"].startswith("curl_small-")
 
 
-def test_defaults_in_code_do_not_disagree() -> None:
-    config = composed()["agent"]
-    for name, parameter in inspect.signature(SAC).parameters.items():
+def test_defaults_are_drqv2_s() -> None:
+    """Yarats et al. 2021, table 1 of the appendix, for tasks that are easy."""
+    config = composed("agent=drqv2")
+    agent = {
+        "strides": [2, 1, 1, 1],
+        "filters": 32,
+        "hidden_dim": 1024,
+        "latent_dim": 50,
+        "discount": 0.99,
+        "steps": 3,
+        "learning_rate": 1e-4,
+        "critic_tau": 0.01,
+        "noise_start": 1.0,
+        "noise_end": 0.1,
+        "noise_steps": 100_000,
+        "noise_clip": 0.3,
+    }
+    assert {name: config["agent"][name] for name in agent} == agent
+    run = {"batch_size": 256, "updates_per_step": 0.5, "initial_steps": 2000}
+    assert {name: config[name] for name in run} == run
+    assert config["label"] == "drqv2-shift-none"
+    assert config["augmentation"]["query"] == {"name": "shift", "size": 84, "pad": 4}
+
+
+def test_what_an_agent_prescribes_can_be_overruled() -> None:
+    given = ("augmentation=crop", "objective=infonce", "batch_size=32", "initial_steps=10")
+    for config in (composed("agent=drqv2", *given), composed(*given, "agent=drqv2")):
+        assert config["label"] == "drqv2-crop-infonce"
+        assert (config["batch_size"], config["initial_steps"]) == (32, 10)
+        assert config["updates_per_step"] == 0.5
+
+
+def test_the_small_drqv2_fits_the_small_preset() -> None:
+    """The same sizes of networks, batches and updates as the other small agents."""
+    config = composed("experiment=laptop", "agent=drqv2_small", "objective=none")
+    other = composed("experiment=laptop", "objective=none")
+    assert config["label"] == "drqv2_small-shift-none"
+    assert config["augmentation"] == other["augmentation"]
+    sizes = ("batch_size", "updates_per_step", "initial_steps", "render_size", "frame_stack")
+    assert {name: config[name] for name in sizes} == {name: other[name] for name in sizes}
+    networks = ("strides", "filters", "hidden_dim", "latent_dim", "discount", "learning_rate")
+    agents = config["agent"], other["agent"]
+    assert len({str([agent[name] for name in networks]) for agent in agents}) == 1
+
+
+@pytest.mark.parametrize(("kind", "name"), [(SAC, "curl"), (DrQV2, "drqv2")])
+def test_defaults_in_code_do_not_disagree(kind: type, name: str) -> None:
+    """Those of the contrast, which both agents take as they are, too."""
+    config = composed(f"agent={name}")
+    config = config["agent"] | {"updates_per_step": config["updates_per_step"]}
+    found = {**inspect.signature(Contrast).parameters, **inspect.signature(kind).parameters}
+    for name, parameter in found.items():
         if name in config and parameter.default is not inspect.Parameter.empty:
             default = parameter.default
             assert (list(default) if isinstance(default, tuple) else default) == config[name], name
+    options = ContrastOptions.__annotations__.keys()
+    assert options <= config.keys() and options <= found.keys()
 
 
 @pytest.mark.parametrize("task", [name for group, name in CHOICES if group == "task"])

@@ -22,6 +22,8 @@ from probes import (
     q_value,
 )
 
+from curl.agents.drqv2 import DrQV2
+
 VALUE, ACTION = 0.2, 0.25  # tolerances
 ENTROPY = 0.1  # initial temperature that explores actions; elsewhere entropy is worth nothing
 sac_and_curl = pytest.mark.parametrize(
@@ -78,5 +80,52 @@ def test_the_policy_finds_the_best_action() -> None:
 @sac_and_curl
 def test_the_policy_reads_the_best_action_off_the_frame(contrast: bool) -> None:
     agent = learn(ColourTarget, updates=400, temperature=ENTROPY, contrast=contrast)
+    assert best_action(agent, WHITE) == pytest.approx(0.5, abs=ACTION)
+    assert best_action(agent, BLACK) == pytest.approx(-0.5, abs=ACTION)
+
+
+# -- DrQ-v2 --------------------------------------------------------------------------------------
+
+drqv2 = pytest.mark.parametrize(
+    "contrast", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["drqv2", "with infonce"]
+)
+
+
+@drqv2
+def test_drqv2_a_terminated_step_is_worth_its_reward(contrast: bool) -> None:
+    agent = learn(One, updates=200, contrast=contrast, kind=DrQV2)
+    for level in (BLACK, WHITE):
+        for action in (-0.5, 0.5):
+            assert q_value(agent, level, action=action) == pytest.approx(1, abs=VALUE)
+
+
+@pytest.mark.parametrize("discount", [0.25, pytest.param(0.5, marks=pytest.mark.slow)])
+def test_drqv2_a_truncated_step_is_worth_what_would_follow(discount: float) -> None:
+    agent = learn(OneTruncated, updates=250, discount=discount, kind=DrQV2)
+    value = 1 / (1 - discount)
+    assert q_value(agent, BLACK) == pytest.approx(value, abs=VALUE)
+    assert q_value(agent, WHITE) == pytest.approx(value, abs=VALUE)
+
+
+@drqv2
+def test_drqv2_a_later_reward_is_discounted_and_the_stack_remembers_it(contrast: bool) -> None:
+    agent = learn(
+        Delayed,
+        updates=300,
+        discount=0.6,
+        frame_stack=2,
+        contrast=contrast,
+        learning_rate=1e-3,
+        kind=DrQV2,
+    )
+    assert q_value(agent, WHITE, WHITE) == pytest.approx(0.6, abs=VALUE)
+    assert q_value(agent, BLACK, BLACK) == pytest.approx(-0.6, abs=VALUE)
+    assert q_value(agent, WHITE, GREY) == pytest.approx(1, abs=VALUE)
+    assert q_value(agent, BLACK, GREY) == pytest.approx(-1, abs=VALUE)
+
+
+@drqv2
+def test_drqv2_the_policy_reads_the_best_action_off_the_frame(contrast: bool) -> None:
+    agent = learn(ColourTarget, updates=400, contrast=contrast, kind=DrQV2)
     assert best_action(agent, WHITE) == pytest.approx(0.5, abs=ACTION)
     assert best_action(agent, BLACK) == pytest.approx(-0.5, abs=ACTION)

@@ -1,0 +1,292 @@
+"""What every agent promises, held to each file of configs/agent with a few objectives.
+
+A new agent is one file and one YAML; it is tested here without a line of its own. An agent that
+does not take an objective is tested without one.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import io
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tape import Recordings
+from test_configuration import CONFIGS, composed
+from test_end_to_end import ENVIRONMENT, SETTINGS, assert_equal
+from test_faults import arguments
+from torch import Tensor
+from virtual_cuda import GPU, Generator, VirtualCuda, on_gpu
+
+from curl.agents.base import Agent
+from curl.data import replay as replay_module
+from curl.data.batch import Batch, FrameStacks, Metrics
+from curl.data.replay import ReplayBuffer
+from curl.learning.capture import WARM_UP, Captured
+from curl.registry import find
+from curl.run.build import build_agent
+from curl.run.checkpoint import Checkpoints
+
+AGENTS = sorted(path.stem for path in (CONFIGS / "agent").glob("*.yaml"))
+OBJECTIVES = ("none", "infonce", "cpc")  # none; the same observation; windows of later ones
+EDGE, SIZE, ACTIONS = 40, 36, 2
+
+
+@functools.cache
+def parts_of(agent: str) -> frozenset[str]:
+    """The names that the agent's constructor takes."""
+    name = composed(f"agent={agent}")["agent"]["name"]
+    return frozenset(inspect.signature(find(Agent, "curl.agents", name)).parameters)
+
+
+def configuration(agent: str, objective: str, **settings: Any) -> dict[str, Any]:
+    """The agent's own, with small networks and views."""
+    augmentation = "crop" if "query" in parts_of(agent) else "none"
+    config = composed(
+        *(f"agent={agent}", f"objective={objective}", f"augmentation={augmentation}"),
+        *(f"augmentation.{side}.size={SIZE}" for side in ("query", "key")),
+        *("precision=float32", f"render_size={EDGE}"),
+    )
+    small = {"hidden_dim": 16, "latent_dim": 8}
+    small = {key: value for key, value in small.items() if key in config["agent"]}
+    return config | {"agent": config["agent"] | small | settings}
+
+
+COMBINATIONS = [
+    (agent, objective)
+    for agent in AGENTS
+    for objective in OBJECTIVES
+    if objective == "none" or "objective" in parts_of(agent)
+]
+every_agent = pytest.mark.parametrize(("name", "objective"), COMBINATIONS)
+
+
+def make(name: str, objective: str, seed: int = 0, **settings: Any) -> Agent:
+    """`seed` sets the weights; the generator starts from 0."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
+    config = configuration(name, objective, **settings)
+    return build_agent(config, action_dim=ACTIONS, generator=generator)
+
+
+def filled(replay: ReplayBuffer, episodes: int = 8) -> ReplayBuffer:
+    """Episodes of noise, of 25 steps, every second one terminated."""
+    rng = np.random.default_rng(0)
+    for episode in range(episodes):
+        replay.begin(rng.integers(0, 255, (EDGE, EDGE, 3), np.uint8))
+        for step in range(25):
+            frame = rng.integers(0, 255, (EDGE, EDGE, 3), np.uint8)
+            over = step == 24 and episode % 2 == 0
+            replay.add(rng.uniform(-1, 1, ACTIONS), rng.normal(), over, frame)
+    return replay
+
+
+@pytest.fixture(scope="module")
+def replay() -> ReplayBuffer:
+    return filled(ReplayBuffer(capacity=300, frame_size=EDGE, action_dim=ACTIONS))
+
+
+@pytest.fixture
+def obs(replay: ReplayBuffer) -> FrameStacks:
+    return replay.sample(5, torch.Generator().manual_seed(7)).obs
+
+
+def batches(agent: Agent, replay: ReplayBuffer, count: int) -> Iterator[Batch]:
+    """The same ones for every agent of the same offsets."""
+    source = torch.Generator().manual_seed(1)
+    for _ in range(count):
+        yield replay.sample(6, source, agent.offsets)
+
+
+def train(agent: Agent, replay: ReplayBuffer, count: int) -> list[Metrics]:
+    return [agent.update(batch) for batch in batches(agent, replay, count)]
+
+
+def tensors(state: Any, path: str = "") -> dict[str, Tensor]:
+    """Copies of all tensors in nested dicts and lists, by dotted path."""
+    if isinstance(state, Tensor):
+        return {path: state.detach().clone()}
+    items = state.items() if isinstance(state, dict) else enumerate(state)
+    nested = [(f"{path}.{key}", value) for key, value in items if not isinstance(value, str)]
+    return {
+        name: tensor
+        for inner, value in nested
+        if isinstance(value, (dict, list, tuple, Tensor))
+        for name, tensor in tensors(value, inner).items()
+    }
+
+
+def through_disk(state: dict[str, Any]) -> Any:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+# -- acting ----------------------------------------------------------------------------------------
+
+
+@every_agent
+def test_actions_are_bounded_and_deterministic_when_asked(
+    name: str, objective: str, obs: FrameStacks
+) -> None:
+    agent = make(name, objective)
+    before = tensors(agent.state()), torch.get_rng_state()
+    action = agent.act(obs, deterministic=True)
+    assert action.shape == (len(obs), ACTIONS) and action.dtype == torch.float32
+    assert action.abs().max() <= 1 and not action.requires_grad
+    assert torch.equal(agent.act(obs, deterministic=True), action)
+    assert torch.equal(make(name, objective).act(obs, deterministic=True), action)
+    explored = [agent.act(obs, deterministic=False) for _ in range(2)]
+    assert all(each.abs().max() <= 1 for each in explored)
+    assert_equal(tensors(agent.state()), before[0], "state")  # acting teaches nothing
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+# -- learning --------------------------------------------------------------------------------------
+
+
+@every_agent
+def test_all_that_is_learnt_moves(name: str, objective: str, replay: ReplayBuffer) -> None:
+    agent = make(name, objective)
+    before = tensors(agent.state()["modules"])
+    train(agent, replay, 6)
+    after = tensors(agent.state()["modules"])
+    still = [key for key in before if torch.equal(before[key], after[key])]
+    assert before and not still
+
+
+@every_agent
+def test_metrics_are_finite_scalars(name: str, objective: str, replay: ReplayBuffer) -> None:
+    agent = make(name, objective)
+    for metrics in train(agent, replay, 4):
+        for key, value in metrics.items():
+            assert value.shape == () and value.isfinite() and not value.requires_grad, key
+
+
+@every_agent
+def test_an_update_stays_on_the_gpu(
+    name: str, objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metrics are there, nothing is copied, and the host waits for nothing."""
+    monkeypatch.setattr(replay_module, "free_bytes", lambda _: 10**12)
+    with VirtualCuda() as gpu:
+        config = configuration(name, objective)
+        if "capture" in config["agent"]:
+            config["agent"]["capture"] = False
+        config["precision"] = "float32"
+        generator = Generator()
+        agent = build_agent(config, action_dim=ACTIONS, generator=generator)
+        sizes = {"capacity": 60, "frame_size": EDGE, "action_dim": ACTIONS}
+        buffer = filled(ReplayBuffer(**sizes, device=GPU, target=GPU), episodes=2)
+        agent.update(buffer.sample(4, generator, agent.offsets))  # constants move there
+        gpu.waits.clear()
+        gpu.copies.clear()
+        with gpu.watching():
+            for _ in range(2):
+                metrics = agent.update(buffer.sample(4, generator, agent.offsets))
+                assert all(map(on_gpu, metrics.values()))
+    assert gpu.waits == [] and gpu.copies == []
+
+
+@every_agent
+def test_randomness_comes_from_the_given_generator_alone(
+    name: str, objective: str, replay: ReplayBuffer
+) -> None:
+    agent = make(name, objective)
+    before = torch.get_rng_state()
+    first = train(agent, replay, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+    again = make(name, objective)
+    torch.rand(5)
+    assert train(again, replay, 2) == first
+
+
+@every_agent
+def test_recorded_updates_are_eager_ones(name: str, objective: str, replay: ReplayBuffer) -> None:
+    """Through the stand-in for CUDA graphs, for each agent that records its updates."""
+    eager, recorded = make(name, objective), make(name, objective)
+    captured = [value for value in vars(recorded).values() if isinstance(value, Captured)]
+    if not captured:
+        pytest.skip("this agent does not record its updates")
+    made: list[Recordings] = []
+
+    def recorder(generator: torch.Generator) -> Recordings:
+        made.append(Recordings(generator))
+        return made[-1]
+
+    for one in captured:
+        one._eager, one._make_recorder = False, recorder
+    count = (WARM_UP + 2) * captured[0]._period + 1
+    histories = [train(agent, replay, count) for agent in (eager, recorded)]
+    assert made and made[0].replays > 0
+    for one, other in zip(*histories, strict=True):
+        assert_equal(one, other, "metrics")
+    assert_equal(tensors(eager.state()), tensors(recorded.state()), "state")
+
+
+# -- saving ----------------------------------------------------------------------------------------
+
+
+@every_agent
+def test_a_loaded_agent_goes_on_bit_for_bit(
+    name: str, objective: str, replay: ReplayBuffer, obs: FrameStacks
+) -> None:
+    """Saved after an odd number of updates, so that phases count too."""
+    agent, other = make(name, objective, seed=0), make(name, objective, seed=1)
+    train(agent, replay, 3)
+    other.load(through_disk(agent.state()))
+    source, target = (vars(one).get("generator") for one in (agent, other))
+    if source is not None and target is not None:
+        target.set_state(source.get_state())
+    assert_equal(tensors(agent.state()), tensors(other.state()), "state")
+    assert train(agent, replay, 3) == train(other, replay, 3)
+    assert_equal(tensors(agent.state()), tensors(other.state()), "state")
+    actions = [one.act(obs, deterministic=True) for one in (agent, other)]
+    assert torch.equal(*actions)
+
+
+@every_agent
+def test_the_state_of_another_agent_is_refused(name: str, objective: str) -> None:
+    agent = make(name, objective)
+    size = next((key for key in ("hidden_dim", "latent_dim") if key in parts_of(name)), None)
+    if size is not None:
+        with pytest.raises(ValueError, match="does not fit"):
+            agent.load(through_disk(make(name, objective, **{size: 11}).state()))
+    for state in ({}, {"modules": {}, "optimizers": {}}, {"modules": None}):
+        with pytest.raises(ValueError):
+            agent.load(state)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "drqv2" else pytest.mark.slow) for n in AGENTS]
+)
+def test_a_run_is_resumed_exactly(name: str, tmp_path: Path) -> None:
+    """Through train.py, as a user does: stopped within an episode, and taken up again."""
+    sizes = {f"agent__{key}": value for key, value in (("hidden_dim", 16), ("latent_dim", 8))}
+    known = composed(f"agent={name}")["agent"]
+    given = {key: value for key, value in sizes.items() if key.split("__")[1] in known}
+    if "query" not in parts_of(name):
+        given["augmentation"] = "none"
+
+    def run(folder: Path, env_steps: int) -> dict[str, Any]:
+        line = arguments(folder, agent=name, env_steps=env_steps, updates_per_step=1, **given)
+        line = [word for word in line if "hidden_dim" in known or "hidden_dim" not in word]
+        done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        found = Checkpoints(folder).load()
+        assert found is not None
+        return found[0]
+
+    assert "agent.hidden_dim" in SETTINGS  # which the line above takes out where it must
+    whole = run(tmp_path / "whole", 60)
+    run(tmp_path / "stopped", 47)
+    resumed = run(tmp_path / "stopped", 60)
+    for key in ("agent", "replay", "generator", "metrics"):
+        assert_equal(whole[key], resumed[key], key)
