@@ -42,10 +42,10 @@ PRESETS = {
         "whole frame with a border of 2 pixels around it (DrQ's shift). DrQ-v2 has the same sizes "
         "here (`agent=drqv2_small`) and, so that the comparison is fair, as many updates: batches "
         "of 64 and one update per agent step, where its paper has batches of 256 and one per two "
-        "agent steps. Its exploration "
-        "noise decays over 5,000 agent steps instead of 100,000. The variants can be compared with "
-        "each other; beside the published scores they show how far a laptop gets, not whether the "
-        "paper is reproduced.",
+        "agent steps. Trunk and critic have the learning rate of the other small agents, and the "
+        "exploration noise decays over 5,000 agent steps instead of 100,000. The variants can be "
+        "compared with each other; beside the published scores they show how far a laptop gets, "
+        "not whether the paper is reproduced.",
     ),
 }
 VARIANTS = {

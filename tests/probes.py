@@ -130,6 +130,7 @@ def learn(
     own: dict[str, Any] = {"initial_temperature": temperature}
     if kind is DrQV2:
         own = {"noise_steps": updates // 2, "updates_per_step": 1}
+        own["actor_learning_rate"] = learning_rate
     agent = kind(
         channels=3 * frame_stack,
         action_dim=1,

@@ -183,6 +183,7 @@ def test_defaults_are_drqv2_s() -> None:
         "discount": 0.99,
         "steps": 3,
         "learning_rate": 1e-4,
+        "actor_learning_rate": 1e-4,
         "critic_tau": 0.01,
         "noise_start": 1.0,
         "noise_end": 0.1,

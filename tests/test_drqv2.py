@@ -264,6 +264,7 @@ def test_a_recorded_update_takes_the_noise_of_its_own_step() -> None:
         ("steps", 0),
         ("steps", 1.5),
         ("learning_rate", 0.0),
+        ("actor_learning_rate", -1e-4),
         ("critic_tau", -0.1),
         ("encoder_tau", 2.0),
         ("noise_start", -1.0),

@@ -114,6 +114,7 @@ class DrQV2(Agent):
         discount: float = 0.99,
         steps: int = 3,
         learning_rate: float = 1e-4,
+        actor_learning_rate: float = 1e-4,
         critic_tau: float = 0.01,
         noise_start: float = 1.0,
         noise_end: float = 0.1,
@@ -158,9 +159,10 @@ class DrQV2(Agent):
             self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
 
         lr = positive("learning_rate", learning_rate)
+        actor_lr = positive("actor_learning_rate", actor_learning_rate)
         self.optimizers = {
             "critic": adam([*self.trunk.parameters(), *self.critic.parameters()], lr),
-            "actor": adam(self.actor.parameters(), lr),
+            "actor": adam(self.actor.parameters(), actor_lr),
         }
         if self.objective is not None:
             scorer = self.objective.parameters()
