@@ -431,8 +431,6 @@ PLACEHOLDERS = {
     "curl/agents/iql.py",
     "configs/agent/iql.yaml",
     "configs/task/name.yaml",
-    "results/dmc",  # is made with the first finished curve
-    "results/dmc/small",
     "results/gpu",  # is made on a machine with a GPU
     "configs/agent/drqv2.yaml",
 }
