@@ -453,7 +453,8 @@ def tracked() -> set[str]:
 def test_every_path_that_is_named_is_in_git(document: Path, tracked: set[str]) -> None:
     text = document.read_text(encoding="utf-8")
     text = COMMENT.sub("", text)  # an image that does not exist yet may wait in a comment
-    named = {match.rstrip("/") for match in PATH.findall(text)}
+    prose = re.sub(r"\]\([^)\s]+\)", "]", text)  # a link is relative to its document, see below
+    named = {match.rstrip("/") for match in PATH.findall(prose)}
     named -= {name.rstrip("/") for name in PLACEHOLDERS} | set(examples())
     outputs = re.findall(r"--(?:out|json) (\S+)", text)
     here = document.parent.relative_to(ROOT)
