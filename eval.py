@@ -36,7 +36,14 @@ from curl.hardware.device import (
     renders_in_software,
 )
 from curl.run.build import build_agent
-from curl.run.checkpoint import CheckpointError, Checkpoints, env_steps_of, one_of_ours, read_state
+from curl.run.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    env_steps_of,
+    read_state,
+    refuse_foreign_content,
+)
+from curl.run.folder import RunFolder
 from curl.run.guard import StopSignal, reason
 from curl.summary import sample_std
 from curl.tables import make_console, table
@@ -64,7 +71,7 @@ def evaluate_run(
     """
     if not run.exists():
         raise CheckpointError(f"{run} does not exist")
-    folder = run if run.is_dir() else run.parent.parent
+    folder = RunFolder.of(run)
     state = Checkpoints(run).newest_state() if run.is_dir() else read_state(run)
     with settings_of(run):
         config = schema.checked(state["config"], schema.Policy)
@@ -72,7 +79,7 @@ def evaluate_run(
     from curl.data.environment import environment_settings, make_env
     from curl.run.evaluation import Evaluator
 
-    with one_of_ours(run), settings_of(run):
+    with refuse_foreign_content(run), settings_of(run):
         task = str(config["task"]["name"])
         env_steps = int(env_steps_of(state))
         environment = environment_settings(config, renders_in_software(backend, device))
@@ -81,7 +88,7 @@ def evaluate_run(
         generator = seed_everything(seed, device)
         agent = build_agent(config, action_dim=action_dim, generator=generator)
         agent.load(state["agent"])
-    file = folder / "videos" / f"evaluation-{env_steps}-seed{seed}.mp4" if video else None
+    file = folder.evaluation_video(env_steps, seed) if video else None
     if file is not None:
         with contextlib.suppress(OSError):  # of an earlier evaluation, which this one replaces
             file.unlink(missing_ok=True)
@@ -98,7 +105,7 @@ def evaluate_run(
         evaluator.close()
     result: dict[str, Any] = {
         "run": str(run),
-        "file": str(folder / "evaluation.json"),
+        "file": str(folder.evaluation),
         "task": task,
         "env_steps": env_steps,
         "episodes": episodes,
@@ -112,10 +119,10 @@ def evaluate_run(
     elif file is not None:
         failures.append(f"{file} could not be written")
     try:
-        write_json(folder / "evaluation.json", result)
+        write_json(folder.evaluation, result)
     except OSError as error:
         result["file"] = None
-        failures.append(f"{folder / 'evaluation.json'} could not be written: {error.strerror}")
+        failures.append(f"{folder.evaluation} could not be written: {error.strerror}")
     return result | ({"failures": failures} if failures else {})
 
 

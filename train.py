@@ -19,7 +19,6 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import hydra
 import torch
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -40,10 +39,17 @@ from curl.hardware.device import (
 from curl.hardware.limits import available_cores
 from curl.hardware.processor import Threads, keep_freed_memory
 from curl.run.build import build_agent, checked, require_machine
-from curl.run.lock import InUseError, locked
-from curl.schema import USED, differences
-from curl.study.runs import CONFIG
-from curl.study.status import FAILURE
+from curl.run.folder import (
+    CHECKPOINTS,
+    METRICS,
+    VIDEOS,
+    InUseError,
+    RunFolder,
+    differing,
+    locked,
+    refuse_another_run,
+    save_config,
+)
 
 
 def train(config: dict[str, Any]) -> int:
@@ -68,9 +74,9 @@ def noting_failure(folder: Path) -> Iterator[None]:
     except InUseError:
         raise
     except Exception as error:
-        if (folder / CONFIG).exists():
+        if RunFolder(folder).config.exists():
             with contextlib.suppress(OSError):
-                (folder / FAILURE).write_text(f"{error}\n")
+                RunFolder(folder).failure.write_text(f"{error}\n")
         raise
 
 
@@ -108,7 +114,7 @@ def build_and_run(config: dict[str, Any], device: torch.device, stack: contextli
         target=device,
     )
     stack.enter_context(locked(folder))
-    (folder / FAILURE).unlink(missing_ok=True)
+    RunFolder(folder).failure.unlink(missing_ok=True)
     precision = choose_precision(config["precision"], device)
     used = {
         "machine": machine(device),
@@ -123,7 +129,7 @@ def build_and_run(config: dict[str, Any], device: torch.device, stack: contextli
     logger.announce(
         f"{environment['env_id']}, {config['env_steps']:,} env steps, on {device} "
         f"({precision}, {backend})",
-        f"Results go to {folder}: metrics.jsonl, videos and checkpoints.",
+        f"Results go to {folder}: {METRICS}, {VIDEOS} and {CHECKPOINTS}.",
         "Ctrl-C stops with a checkpoint; the same command resumes the run.",
         *([config["about"]] if config["about"] else []),
     )
@@ -164,40 +170,6 @@ def build_and_run(config: dict[str, Any], device: torch.device, stack: contextli
     return 0 if stopped_by is None else 128 + stopped_by
 
 
-def differing(path: Path, config: dict[str, Any]) -> list[str]:
-    """The settings that make another run of the one whose config.yaml is `path`, if it exists."""
-    if not path.exists():
-        return []
-    try:
-        before = OmegaConf.to_container(OmegaConf.load(path))
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    if not isinstance(before, dict):
-        raise ValueError(f"{path} cannot be read: it holds no configuration")
-    return differences(before, config)
-
-
-def refuse_another_run(folder: Path, config: dict[str, Any]) -> None:
-    """`ValueError` if `folder` holds checkpoints of a run of other settings."""
-    if not any((folder / "checkpoints").glob("state-*.pt")):
-        return
-    if other := differing(folder / CONFIG, config):
-        raise ValueError(
-            f"{folder} holds a run of other settings: {'; '.join(other)}; "
-            "give the same settings to resume it, or another run_dir"
-        )
-
-
-def save_config(folder: Path, config: dict[str, Any], used: dict[str, Any]) -> None:
-    """Write config.yaml; refuse a folder that holds a run of other settings."""
-    folder.mkdir(parents=True, exist_ok=True)
-    refuse_another_run(folder, config)
-    path = folder / CONFIG
-    aside = path.with_suffix(".aside")
-    OmegaConf.save(OmegaConf.create({**config, USED: used}), aside)
-    aside.replace(path)
-
-
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> None:
     try:
@@ -214,7 +186,7 @@ def main(config: DictConfig) -> None:
             plain,
             launcher=job.launcher["_target_"].split(".")[-1],
             command=[sys.executable, __file__, *job.overrides.task],
-            done=sweep.finished(folder, plain) and not differing(folder / CONFIG, plain),
+            done=sweep.finished(folder, plain) and not differing(folder, plain),
             train=train,
         )
     elif code := exits_with_one_line(train, plain):

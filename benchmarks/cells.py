@@ -20,9 +20,10 @@ import numpy as np
 
 from curl.checks import choice, whole
 from curl.errors import nearest
+from curl.run.folder import RunFolder
 from curl.schema import BOOKKEEPING, USED, SettingsError, checked, complete, within
 from curl.study.curves import Curve, read_curve, write_curve
-from curl.study.runs import CONFIG, METRICS, due, read_run
+from curl.study.runs import due, read_run
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -240,7 +241,7 @@ class Table:
                 newer = tuple(sorted(settings(today).keys() - settings(before).keys()))
                 return Found(cell, "finished", budget, budget, newer=newer)
             others.append(f"{shown(path)} has other settings, kept apart: {'; '.join(other)}")
-        if not (folder / CONFIG).exists():
+        if not RunFolder(folder).config.exists():
             return Found(cell, "missing", 0, budget, tuple(others))
         run = read_run(folder, shown(folder))
         if other := differing(run.config, today):
@@ -257,7 +258,7 @@ class Table:
         path, folder = self.curve(cell), self.folder(cell)
         if today and path.exists() and differing(before := read_curve(path).config, today):
             path.rename(_free(path.with_suffix(f".{settings_hash(before)}.jsonl")))
-        if (folder / CONFIG).exists():
+        if RunFolder(folder).config.exists():
             before = read_run(folder, shown(folder)).config
             if not today or differing(before, today):
                 folder.rename(_free(folder.with_name(f"{folder.name}.{settings_hash(before)}")))
@@ -277,7 +278,7 @@ class Table:
             at = f"at {max(run.reached, 0):,} of {run.budget:,} env steps"
             raise ValueError(f"{shown(folder)} ended without its last evaluation, {at}")
         rows: dict[int, dict[str, Any]] = {}
-        for line in (folder / METRICS).read_text(errors="replace").splitlines():
+        for line in RunFolder(folder).metrics.read_text(errors="replace").splitlines():
             if '"evaluation"' in line:
                 row = json.loads(line)
                 rows[due(int(row["env_steps"]), run.config)] = row
@@ -301,14 +302,14 @@ class Table:
             wall_seconds=np.array([rows[step]["wall_time"] for step in steps], dtype=np.float64),
         )
         write_curve(self.curve(cell), curve)
-        for frames in (folder / "checkpoints").glob("frames-*.pt"):
+        for frames in RunFolder(folder).all_frames():
             frames.unlink(missing_ok=True)
         return self.curve(cell)
 
 
 def commits(folder: Path) -> list[str]:
     """The commits that a run was started and resumed with, one after another."""
-    path = folder / "commits.txt"
+    path = RunFolder(folder).commits
     return path.read_text().split() if path.exists() else []
 
 
@@ -316,7 +317,7 @@ def note_commit(folder: Path, commit: str) -> None:
     """Add a commit to those of a run folder, unless it is the last one there."""
     if commits(folder)[-1:] != [commit]:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "commits.txt").open("a") as file:
+        with RunFolder(folder).commits.open("a") as file:
             file.write(f"{commit}\n")
 
 

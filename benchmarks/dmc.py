@@ -43,10 +43,9 @@ from curl.checks import real, whole
 from curl.command.sweep import ending
 from curl.errors import BAD_INPUT, exits_with_one_line
 from curl.hardware.limits import available_cores
-from curl.run.lock import holder
+from curl.run.folder import IN_USE, OTHER_RUN, Holder, RunFolder, holder
 from curl.study.curves import curve_files, read_curve
-from curl.study.runs import METRICS, read_run
-from curl.study.status import FAILURE
+from curl.study.runs import read_run
 
 TRAIN = (sys.executable, str(ROOT / "train.py"))
 HUNG = 3  # train.py's exit code for an environment that hangs; resuming goes on after it
@@ -99,7 +98,7 @@ class Driver:
         self.pending: list[Cell] = []
         self.starts: Counter[Cell] = Counter()
         self.outcome = Outcome()
-        self._waiting_for: dict[Cell, str] = {}
+        self._waiting_for: dict[Cell, Holder] = {}
         self._printed: dict[Cell, int] = {}  # bytes of the output file before the newest start
 
     def run(self, found: Sequence[Found]) -> Outcome:
@@ -148,7 +147,7 @@ class Driver:
             return
         folder = self.table.folder(cell)
         note_commit(folder, self.options.commit)
-        output = folder / "output.txt"
+        output = RunFolder(folder).output
         self._printed[cell] = output.stat().st_size if output.exists() else 0
         self.starts[cell] += 1
         threads = str(self.options.threads)
@@ -166,7 +165,7 @@ class Driver:
             env=os.environ | {"OMP_NUM_THREADS": threads},
             cwd=ROOT,
         )
-        say(f"{cell} {'goes on' if (folder / METRICS).exists() else 'begins'}")
+        say(f"{cell} {'goes on' if RunFolder(folder).metrics.exists() else 'begins'}")
 
     def _collect(self, cell: Cell) -> None:
         path = self.table.collect(cell)
@@ -177,7 +176,7 @@ class Driver:
 
     def _ended(self, cell: Cell, code: int) -> None:
         folder = self.table.folder(cell)
-        told = printed(folder / "output.txt", self._printed[cell])
+        told = printed(RunFolder(folder).output, self._printed[cell])
         again = self.starts[cell] < ATTEMPTS
         if code == 0:
             try:
@@ -187,9 +186,9 @@ class Driver:
         elif self.fleet.stopping and ended_by_signal(code):
             self.outcome.unfinished.append(cell)
             say(f"{progress(str(cell), folder)}; stopped")
-        elif code == BAD_INPUT and again and "is in use by" in told:  # another driver was faster
+        elif code == BAD_INPUT and again and IN_USE in told:  # another driver was faster
             self.pending.insert(0, cell)
-        elif code == BAD_INPUT and again and "holds a run of other settings" in told:
+        elif code == BAD_INPUT and again and OTHER_RUN in told:
             say(f"{cell}: {shown(folder)} has other settings and is kept apart")
             self.table.put_aside(cell, {})
             self.pending.insert(0, cell)
@@ -200,7 +199,9 @@ class Driver:
             self._fail(cell, ending(code))
         else:
             why = failure_line(folder, told)
-            self._fail(cell, f"{why or ending(code)}; its output: {shown(folder)}/output.txt")
+            self._fail(
+                cell, f"{why or ending(code)}; its output: {shown(RunFolder(folder).output)}"
+            )
 
     def _fail(self, cell: Cell, why: str) -> None:
         self.outcome.failed[cell] = why
@@ -231,10 +232,12 @@ def printed(output: Path, since: int) -> str:
 
 
 def failure_line(folder: Path, told: str) -> str:
-    """Why a run failed: its failure.txt, else its error message, else the last line it printed."""
-    failure = folder / FAILURE
-    if failure.exists():
-        return " ".join(failure.read_text(errors="replace").split())
+    """Why a run failed, in one line.
+
+    That is what it noted in its folder, else its error message, else the last line it printed.
+    """
+    if noted := RunFolder(folder).failed_because():
+        return noted
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     return (errors or lines or [""])[-1].removeprefix("error: ")
@@ -258,7 +261,7 @@ def progress(name: str, folder: Path) -> str:
 def speed(folder: Path) -> float | None:
     """Env steps per second of wall time of a run lately, evaluations included; None if unknown."""
     points: list[tuple[float, float]] = []
-    path = folder / METRICS
+    path = RunFolder(folder).metrics
     for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
             row = json.loads(line)

@@ -27,6 +27,7 @@ from benchmarks.cells import ROOT
 from benchmarks.results_page import NONE, PRESETS, read_groups
 from curl import schema
 from curl.errors import program
+from curl.run.folder import RESUMABLE, RunFolder
 from curl.study.published import AT_100K
 
 CONFIGS = ROOT / "configs"
@@ -170,7 +171,7 @@ def run_settings() -> str:
         inner = [name for name in defaults if name.startswith(f"{key}.")]
         if inner and key not in defaults:
             continue  # a group: its settings have rows of their own
-        mark = "yes" if schema.within(key, schema.RESUMABLE) else "no"
+        mark = "yes" if schema.within(key, RESUMABLE) else "no"
         shown = json.dumps(defaults[key]) if key in defaults else NONE
         what = cell(schema.allowed(info))
         rows.append([f"`{key}`", what, f"`{shown}`", cell(str(info.description)), mark])
@@ -303,9 +304,9 @@ def results() -> str:
         last = evaluations(file)[-1]
         seed = file.stem.rsplit("_", 1)[-1]
         rows.append(["`cartpole_swingup`", f"quickstart (small agent), seed {seed}", *score(last)])
-    alone = ROOT / "results/cartpole_swingup"
-    batch = read(alone / "config.yaml")["batch_size"]
-    last = evaluations(alone / "metrics.jsonl")[-1]
+    alone = RunFolder(ROOT / "results/cartpole_swingup")
+    batch = read(alone.config)["batch_size"]
+    last = evaluations(alone.metrics)[-1]
     rows.append(["`cartpole_swingup`", f"CURL, batch size {batch}, seed 1", *score(last)])
     presets = read_groups(ROOT / "results/dmc")
     for preset in PRESETS:

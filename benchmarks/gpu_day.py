@@ -47,7 +47,7 @@ from benchmarks.fleet import dies_with
 from curl.checks import choice, real
 from curl.errors import exits_with_one_line
 from curl.hardware.limits import available_cores
-from curl.study.runs import METRICS
+from curl.run.folder import RunFolder
 
 PACKAGES = ("torch", "numpy", "scipy", "yaml", "rich", "pydantic", "hydra", "omegaconf")
 PACKAGES += ("gymnasium", "shimmy", "dm_control", "mujoco", "matplotlib", "pytest", "hypothesis")
@@ -392,7 +392,7 @@ def env_steps_per_second(day: Day, count: int, *, seconds: float) -> float:
 
 def learning(folder: Path) -> list[tuple[float, float]]:
     """Env steps and wall seconds of the training rows of a run since it makes updates."""
-    path, found = folder / METRICS, []
+    path, found = RunFolder(folder).metrics, []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError, KeyError, TypeError):  # half a line
             row = json.loads(line)

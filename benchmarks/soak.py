@@ -27,6 +27,7 @@ from curl.hardware.processor import Threads
 from curl.run.build import build_agent
 from curl.run.checkpoint import Checkpoints
 from curl.run.evaluation import Evaluator
+from curl.run.folder import RunFolder
 from curl.run.logger import Logger
 from curl.run.online import Trainer
 
@@ -138,7 +139,7 @@ def soak(agent_steps: int, folder: Path, time_limit: float) -> dict[str, Any]:
         "rss_mb": at,
         "rss_mb_per_10k_steps": round(slope * 1e4, 3),  # from 10 % on
         "handles": {"first": int(handles[0]), "last": int(handles[-1]), "most": int(max(handles))},
-        "evaluations": len(list((folder / "videos").glob("*.mp4"))),
+        "evaluations": len(list(RunFolder(folder).videos.glob("*.mp4"))),
         "samples": [list(sample) for sample in trainer.samples],
     }
 

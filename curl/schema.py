@@ -302,24 +302,6 @@ def complete(config: Mapping[Any, Any]) -> dict[str, Any]:
     return defaults | flat(config)
 
 
-def differences(before: Mapping[Any, Any], now: Mapping[str, Any]) -> list[str]:
-    """Settings of `now` that make it another run than `before`, what a resume may change aside.
-
-    `before` may be anything that a config.yaml held. What it lacks has its default, if there is
-    one; a key that only one of the two has is a difference: another version saved it.
-    """
-    there, here = complete(before), complete(now)
-    keys = [key for key in {**here, **there} if not within(key, RESUMABLE | {USED})]
-    told = {key: (_told(here, key), _told(there, key)) for key in keys}
-    return [
-        f"{key}={ours} (there: {theirs})" for key, (ours, theirs) in told.items() if ours != theirs
-    ]
-
-
-def _told(config: Mapping[str, Any], key: str) -> str:
-    return shown(config[key]) if key in config else "no such setting"
-
-
 # -- refusing in one line ------------------------------------------------------------------------
 
 
@@ -426,5 +408,4 @@ def _limits(bound: Any) -> Iterator[tuple[str, Any]]:
             yield name, getattr(bound, name)
 
 
-RESUMABLE = marked("resumable")
 BOOKKEEPING = marked("bookkeeping")

@@ -20,7 +20,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from curl.run.lock import locked
+from curl.run.folder import locked
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

@@ -31,7 +31,7 @@ from benchmarks.cells import (
     compose_all,
     settings_hash,
 )
-from curl.run.lock import holder, locked
+from curl.run.folder import holder, locked
 from curl.study.compare import compare
 from curl.study.curves import Curve, read_curve, write_curve
 

@@ -6,11 +6,12 @@ import errno
 import fcntl
 import logging
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from curl.run.lock import LOCK, locked
+from curl.run.folder import Holder, last_holder, locked
 
 
 def test_a_folder_in_use_is_refused_with_its_user(tmp_path: Path) -> None:
@@ -45,7 +46,7 @@ def test_a_file_system_without_locks_is_named_in_one_line(
     (record,) = caplog.records
     assert record.levelname == "WARNING" and "\n" not in record.message
     assert f"the file system of {tmp_path} has no locks ({os.strerror(number)})" in record.message
-    assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} on ")
+    assert last_holder(tmp_path) == Holder(os.getpid(), socket.gethostname())
 
 
 @pytest.mark.usefixtures("fault")

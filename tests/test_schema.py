@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 import eval as evaluation
 from curl import schema
 from curl.agents.sac import SAC
-from curl.run import build
+from curl.run import build, folder
 from curl.run.checkpoint import CheckpointError
 from curl.schema import SettingsError
 
@@ -314,11 +314,11 @@ def test_the_signature_is_the_schema() -> None:
 
 
 def test_a_resume_may_change_what_the_schema_says() -> None:
-    changes = {key: "another" for key in schema.RESUMABLE if key in LEAVES}
+    changes = {key: "another" for key in folder.RESUMABLE if key in LEAVES}
     now = functools.reduce(lambda config, key: _with(config, key, changes[key]), changes, default())
-    assert schema.differences(default(), now) == []
+    assert folder.differences(default(), now) == []
     assert {"env_steps", "logger.wandb", "threads", "run_dir"} <= changes.keys()
-    assert not {"seed", "batch_size", "replay.capacity", "label"} & schema.RESUMABLE
+    assert not {"seed", "batch_size", "replay.capacity", "label"} & folder.RESUMABLE
 
 
 def _with(config: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
@@ -339,31 +339,31 @@ def _with(config: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     ],
 )
 def test_differences_are_told_by_dotted_key(key: str, value: Any, told: str) -> None:
-    assert schema.differences(changed(key, value), default()) == [told]
+    assert folder.differences(changed(key, value), default()) == [told]
 
 
 def test_what_an_older_version_did_not_know_has_its_default() -> None:
     older = changed("task.camera")
-    assert schema.differences(older, default()) == []
-    assert schema.differences(older, changed("task.camera", 1)) == ["task.camera=1 (there: None)"]
+    assert folder.differences(older, default()) == []
+    assert folder.differences(older, changed("task.camera", 1)) == ["task.camera=1 (there: None)"]
 
 
 def test_what_an_older_version_lacks_without_a_default_is_told() -> None:
     told = ["batch_size=512 (there: no such setting)"]
-    assert schema.differences(changed("batch_size"), default()) == told
+    assert folder.differences(changed("batch_size"), default()) == told
 
 
 def test_the_record_of_the_machine_is_no_setting() -> None:
-    assert schema.differences(default() | {"used": {"machine": {"x": 1}}}, default()) == []
+    assert folder.differences(default() | {"used": {"machine": {"x": 1}}}, default()) == []
 
 
 @pytest.mark.parametrize("before", [{}, {1: 2}, {"task": 5}, {"agent": [1]}, {"seed": {"a": 1}}])
 def test_differences_from_anything_are_told(before: Any) -> None:
-    assert schema.differences(before, default())
+    assert folder.differences(before, default())
 
 
 def test_bookkeeping_is_what_a_resume_may_change_and_seed_and_label() -> None:
-    assert {"seed", "label"} == schema.BOOKKEEPING - schema.RESUMABLE
+    assert {"seed", "label"} == schema.BOOKKEEPING - folder.RESUMABLE
 
 
 def test_what_an_evaluation_reads_is_checked_and_nothing_else() -> None:

@@ -27,7 +27,7 @@ from test_end_to_end import ENVIRONMENT, ROOT, SETTINGS, rows
 
 from curl.command import sweep
 from curl.run.checkpoint import sha256
-from curl.run.lock import locked
+from curl.run.folder import last_holder, locked
 from curl.study.status import find, main, status, table
 
 CONFIGS = ROOT / "configs"
@@ -247,7 +247,7 @@ def test_a_signal_goes_to_the_run_and_ends_the_sweep(tmp_path: Path) -> None:
     assert caught.value.code == 128 + signal.SIGTERM
     sweep.listen()
     sweep.note(signal.SIGINT, None)
-    assert sweep.apart(["sleep", "60"]) == -signal.SIGINT
+    assert sweep.run_in_subprocess(["sleep", "60"]) == -signal.SIGINT
 
 
 @pytest.mark.usefixtures("own_signals")
@@ -372,7 +372,9 @@ def process_at(folder: Path, env_steps: int) -> int:
     while time.monotonic() - started < 300:
         with contextlib.suppress(FileNotFoundError):
             if rows(folder)[-1]["env_steps"] >= env_steps:
-                return int((folder / "lock").read_text().split()[1])
+                found = last_holder(folder)
+                assert found is not None and found.process is not None
+                return found.process
         time.sleep(0.02)
     raise AssertionError(f"{folder} did not reach {env_steps} env steps")
 

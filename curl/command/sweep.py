@@ -35,9 +35,9 @@ from curl.command.overrides import RunFailedError, explained, sweep_began
 from curl.errors import exits_with_one_line, refuse
 from curl.hardware.device import OpenGLError
 from curl.run.build import checked, require_machine
-from curl.run.checkpoint import Checkpoints, verify
-from curl.run.lock import LOCK
-from curl.study.runs import CONFIG, METRICS, read_run
+from curl.run.checkpoint import verify
+from curl.run.folder import RunFolder, position_of, write_config
+from curl.study.runs import read_run
 
 HERE = ("BasicLauncher", "JoblibLauncher")  # launchers whose runs get a process of their own
 EXTRAS = {
@@ -144,11 +144,13 @@ def refuse_impossible(config: DictConfig, overrides: list[str], *, here: bool) -
 
 def announce(folder: Path, config: DictConfig) -> None:
     """Leave the configuration in the folder of a run that has not begun."""
-    if (folder / LOCK).exists() or (folder / METRICS).exists():
+    if RunFolder(folder).begun:
         return
+    settings = OmegaConf.to_container(config)
+    assert isinstance(settings, dict)
     with contextlib.suppress(OSError):  # the run itself will say what is wrong
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, folder / CONFIG)
+        write_config(folder, {str(key): value for key, value in settings.items()})
 
 
 # -- one run -------------------------------------------------------------------------------------
@@ -162,8 +164,8 @@ def finished(folder: Path, settings: Mapping[str, Any]) -> bool:
     try:
         run = read_run(folder, folder.as_posix())
         budget = dataclasses.replace(run, config=settings).budget
-        newest = Checkpoints(folder).states()[-1]
-        if min(run.reached, int(newest.stem.split("-")[1])) < budget:
+        newest = RunFolder(folder).states()[-1]
+        if min(run.reached, position_of(newest)) < budget:
             return False
         verify(newest, newest.with_suffix(".sha256").read_text())
     except (OSError, ValueError, IndexError):
@@ -199,12 +201,13 @@ def run_one(
         if launcher not in HERE:
             code = handing_back_signals(train, config)
         elif launcher == "BasicLauncher":
-            code = apart(command)
+            code = run_in_subprocess(command)
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            print(f"{folder}: begins; its output: {folder / 'output.txt'}", flush=True)
-            with (folder / "output.txt").open("a") as output:
-                code = apart(command, output)
+            output_file = RunFolder(folder).output
+            print(f"{folder}: begins; its output: {output_file}", flush=True)
+            with output_file.open("a") as output:
+                code = run_in_subprocess(command, output)
         if not code:
             return
         if not signals():
@@ -225,7 +228,7 @@ def ending(code: int) -> str:
     return f"exit code {code}"
 
 
-def apart(command: Sequence[str], output: Any = None) -> int:
+def run_in_subprocess(command: Sequence[str], output: Any = None) -> int:
     """Run a command in a process and session of its own, and hand the sweep's signals to it.
 
     Its own session: a terminal's Ctrl-C reaches it once, through the sweep.

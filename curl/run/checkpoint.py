@@ -15,12 +15,13 @@ import errno
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from curl.run.folder import STATE, RunFolder
 
 log = logging.getLogger("curl")
 
@@ -108,14 +109,14 @@ class Checkpoints:
     """The checkpoints of one run folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / "checkpoints"
+        self.run = RunFolder(folder)
+        self.folder = self.run.checkpoints
         self.segments: list[dict[str, Any]] = []  # file, first, last, sha256
         self._needs: dict[str, list[dict[str, Any]]] = {}  # state file -> its segments
 
     def states(self) -> list[Path]:
         """State files, oldest first."""
-        found = [p for p in self.folder.glob("state-*.pt") if re.fullmatch(r"state-\d+", p.stem)]
-        return sorted(found, key=lambda p: int(p.stem.split("-")[1]))
+        return self.run.states()
 
     def save(
         self,
@@ -124,11 +125,11 @@ class Checkpoints:
         *,
         frames: tuple[int, int] | None = None,
         export: Callable[[int, int], Any] | None = None,
-        kind: str = "state",
+        kind: str = STATE,
     ) -> Path:
         """Write a checkpoint, and the frames [oldest, newest) that no earlier one holds.
 
-        `kind` other than "state" is written aside from what `load` reads.
+        A `kind` other than STATE is written aside from what `load` reads.
 
         Raises:
             OSError: the disk is full or refuses; the earlier checkpoints are untouched.
@@ -143,14 +144,14 @@ class Checkpoints:
             first = max(oldest, segments[-1]["last"] if segments else oldest)
             if first < newest:
                 segments.append(self._save_frames(first, newest, export))
-        path = self.folder / f"{kind}-{env_steps}.pt"
+        path = self.run.checkpoint(env_steps, kind)
         content = {"format": FORMAT, "segments": segments, **state}
         try:
             save_file(path, content, checksum=path.with_suffix(".sha256"))
         except Exception:
             self._drop_unused(segments[-1:], path)
             raise
-        if kind == "state":
+        if kind == STATE:
             self.segments = self._needs[path.name] = segments
             self._tidy()
         return path
@@ -159,7 +160,7 @@ class Checkpoints:
         self, first: int, newest: int, export: Callable[[int, int], Any]
     ) -> dict[str, Any]:
         """Write the frames [first, newest); returns their entry in a list of segments."""
-        path = self.folder / f"frames-{first}-{newest}.pt"
+        path = self.run.frames(first, newest)
         entry = {"file": path.name, "first": first, "last": newest}
         try:
             return entry | {"sha256": save_file(path, export(first, newest))}
@@ -242,7 +243,7 @@ class Checkpoints:
                 needed |= {s["file"] for s in self._needs[path.name]}
             except CheckpointError:
                 path.unlink(missing_ok=True)
-        for path in self.folder.glob("frames-*.pt"):
+        for path in self.run.all_frames():
             if path.name not in needed:
                 path.unlink(missing_ok=True)
         for path in self.folder.glob("*.aside"):
@@ -306,7 +307,7 @@ def progress(
 
 
 @contextlib.contextmanager
-def one_of_ours(path: Path) -> Iterator[None]:
+def refuse_foreign_content(path: Path) -> Iterator[None]:
     """What a sound file of something else makes its readers raise becomes a `CheckpointError`."""
     try:
         yield

@@ -31,6 +31,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from curl.checks import choice
+from curl.run.folder import RunFolder
 from curl.summary import sample_std
 from curl.tables import Terminal
 
@@ -61,7 +62,8 @@ class Logger:
         console: Console | None = None,
     ) -> None:
         choice("logger.wandb", wandb, ("auto", "online", "offline", "disabled"))
-        self.folder, self.path = folder, folder / "metrics.jsonl"
+        self.folder = RunFolder(folder)
+        self.path = self.folder.metrics
         folder.mkdir(parents=True, exist_ok=True)
         self.console = console or Terminal()
         self.started, self.wall_before = time.monotonic(), 0.0
@@ -144,7 +146,7 @@ class Logger:
 
     def video_path(self, env_steps: int) -> Path:
         """Where the video of the evaluation at `env_steps` belongs."""
-        return self.folder / "videos" / f"{env_steps:08d}.mp4"
+        return self.folder.video(env_steps)
 
     def _wandb_video(self, env_steps: int) -> Any:
         """The video of an evaluation as wandb takes it; None if there is none."""
@@ -222,7 +224,7 @@ class Logger:
 
         if mode == "auto":
             mode = "online" if _logged_in() else "offline"
-        marker = self.folder / "wandb_id"
+        marker = self.folder.wandb_id
         if not marker.exists():
             marker.write_text(uuid.uuid4().hex[:8])
         for attempt in dict.fromkeys((mode, "offline")):
@@ -231,8 +233,8 @@ class Logger:
                 return wandb.init(
                     project=project,
                     id=marker.read_text().strip(),
-                    name="/".join(self.folder.parts[-3:]),
-                    dir=str(self.folder),
+                    name="/".join(self.folder.path.parts[-3:]),
+                    dir=str(self.folder.path),
                     config=dict(config),
                     mode=attempt,  # pyright: ignore[reportArgumentType]
                     resume="allow" if attempt == "online" else None,

@@ -27,7 +27,7 @@ from curl.data.environment import episode_length
 from curl.data.replay import ReplayBuffer
 from curl.data.seeding import Stream, episode_seed, random_action
 from curl.hardware.processor import Threads, give_back
-from curl.run.checkpoint import Checkpoints, env_steps_of, one_of_ours, progress
+from curl.run.checkpoint import Checkpoints, env_steps_of, progress, refuse_foreign_content
 from curl.run.evaluation import Evaluator
 from curl.run.guard import (
     FiniteUpdates,
@@ -113,7 +113,7 @@ class Trainer:
                 failure; a diagnostic checkpoint was written if that was possible.
         """
         self.stop = StopSignal(self.logger.announce, leave=self.logger.restore_terminal)
-        with one_of_ours(self.checkpoints.folder):
+        with refuse_foreign_content(self.checkpoints.folder):
             self.resume()
         self.logger.progress.start()
         self.mark, self.marked = time.monotonic(), (self.env_steps, self.agent_steps)

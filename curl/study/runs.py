@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from curl.checks import choice, whole
+from curl.run.folder import CONFIG, METRICS, RunFolder, read_config, run_folders
 from curl.schema import BOOKKEEPING, USED, complete, flat, within
 from curl.study.curves import curve_files, read_curve
-
-METRICS, CONFIG = "metrics.jsonl", "config.yaml"
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,14 +98,6 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     return [read_run(folder, name) for folder, name in named(folders).items()]
 
 
-def run_folders(top: Path, marks: Iterable[str] = (METRICS,)) -> Iterator[Path]:
-    """Folders in or below `top` that hold a file of one of these names."""
-    for folder, inside, files in os.walk(top):
-        if not set(marks).isdisjoint(files):
-            inside.clear()
-            yield Path(folder)
-
-
 def named(folders: Iterable[Path]) -> dict[Path, str]:
     """Absolute folder, in order -> its name in reports: without the machine's part of the path."""
     found = sorted(folders)
@@ -121,15 +111,11 @@ def read_run(folder: Path, name: str) -> Run:
     """Read one run folder or curve file; ValueError in one line about whatever is no run's."""
     if folder.is_file():
         return _read_curve(folder, name)
-    if not (folder / CONFIG).is_file():
+    files = RunFolder(folder)
+    if not files.config.is_file():
         raise ValueError(f"{name} has {METRICS} but no {CONFIG}")
-    try:
-        config = yaml.safe_load((folder / CONFIG).read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name}/{CONFIG} is no YAML: {error}") from error
-    if not isinstance(config, Mapping):
-        raise ValueError(f"{name}/{CONFIG} holds no settings")
-    found, env_steps = _read_metrics(folder / METRICS, name)
+    config = read_config(folder, name)
+    found, env_steps = _read_metrics(files.metrics, name)
     found = {due(step, config): returns for step, returns in found.items()}
     steps = sorted(found)
     returns = np.array([np.mean(found[step]) for step in steps], dtype=np.float64)

@@ -13,11 +13,8 @@ that sees the folders.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
-import re
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -31,11 +28,9 @@ from rich.text import Text
 
 from curl import tables
 from curl.errors import program, refuse
-from curl.run.lock import LOCK
-from curl.study.runs import CONFIG, METRICS, Run, named, read_run, run_folders
+from curl.run.folder import RunFolder, is_worked_on, run_folders
+from curl.study.runs import Run, named, read_run
 
-FAILURE = "failure.txt"
-SILENCE = 600  # seconds without news after which a run on another machine counts as stale
 STATES = {"running": "cyan", "waiting": "dim", "finished": "green", "failed": "red"}
 STATES |= {"stale": "yellow"}
 
@@ -54,53 +49,28 @@ class Status:
 def status(folder: Path, name: str | None = None) -> Status:
     """The state of the run in `folder`."""
     name = name or folder.as_posix()
-    note, run = _text(folder / FAILURE), None
-    if (folder / CONFIG).exists():
+    files = RunFolder(folder)
+    note, run = files.failed_because(), None
+    if files.config.exists():
         try:
             run = read_run(folder, name)
             _ = run.budget
         except (ValueError, OSError) as error:
             note, run = str(error), None
-    changed = [_changed(folder / file) for file in (METRICS, LOCK)]
-    times = [when for when in changed if when is not None]
-    age = max(time.time() - max(times), 0.0) if times else None
+    changed = files.changed()
+    age = None if changed is None else max(time.time() - changed, 0.0)
     if run is not None and run.reached >= run.budget:
         return Status(name, "finished", run, age)
-    if age is not None and held(folder / LOCK, age):
+    if age is not None and is_worked_on(folder, age):
         return Status(name, "running", run, age, "" if run else note)
     if note:
         return Status(name, "failed", run, age, note)
     return Status(name, "waiting" if age is None else "stale", run, age)
 
 
-def held(lock: Path, age: float) -> bool:
-    """Whether a process works on the run of this lock file, whose files are `age` seconds old."""
-    found = re.fullmatch(r"process (\d+) on (.+)", _text(lock))
-    if found is None:
-        return False
-    if found[2] != socket.gethostname():
-        return age < SILENCE
-    try:
-        os.kill(int(found[1]), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    # The process lives, if it is still the same one. This takes no lock from a run that starts
-    # now: its number would have to be that of the dead one.
-    try:
-        with lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return age < SILENCE
-    return False
-
-
 def find(paths: Sequence[Path]) -> list[Status]:
     """The runs in or below `paths`, sorted. `ValueError` if there is none."""
-    folders = {f.resolve() for path in paths for f in run_folders(path, (METRICS, CONFIG, LOCK))}
+    folders = {f.resolve() for path in paths for f in run_folders(path, announced=True)}
     if not folders:
         raise ValueError(f"no run in {', '.join(map(str, paths))}")
     return [status(folder, name) for folder, name in named(folders).items()]
@@ -139,20 +109,6 @@ def _ago(seconds: float | None) -> str:
         if seconds >= length:
             return f"{seconds / length:.0f} {unit} ago"
     return f"{seconds:.0f} s ago"
-
-
-def _text(path: Path) -> str:
-    try:
-        return " ".join(path.read_text(errors="replace").split())
-    except OSError:
-        return ""
-
-
-def _changed(path: Path) -> float | None:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
