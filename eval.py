@@ -42,6 +42,7 @@ from curl.run.checkpoint import (
     env_steps_of,
     read_state,
     refuse_foreign_content,
+    sizes_of,
 )
 from curl.run.folder import RunFolder
 from curl.run.guard import StopSignal, reason
@@ -83,8 +84,11 @@ def evaluate_run(
         task = str(config["task"]["name"])
         env_steps = int(env_steps_of(state))
         environment = environment_settings(config, renders_in_software(backend, device))
-        with contextlib.closing(make_env(**environment)) as env:
-            action_dim = int(env.action_space.shape[0])  # pyright: ignore[reportOptionalSubscript]
+        if (sizes := sizes_of(state)) is not None:
+            action_dim = sizes.action_dim
+        else:  # an older version saved the run
+            with contextlib.closing(make_env(**environment)) as env:
+                action_dim = int(env.action_space.shape[0])  # pyright: ignore[reportOptionalSubscript]
         generator = seed_everything(seed, device)
         agent = build_agent(config, action_dim=action_dim, generator=generator)
         agent.load(state["agent"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import inspect
 import re
 from pathlib import Path
@@ -21,6 +20,7 @@ from curl.agents.base import Agent
 from curl.agents.drqv2 import DrQV2
 from curl.agents.sac import SAC
 from curl.learning.contrast import Contrast, ContrastOptions
+from curl.run.build import build_agent
 from curl.schema import flat
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -73,15 +73,11 @@ def test_an_experiment_overrules_the_defaults(path: Path) -> None:
     ("group", "name"), [choice for choice in CHOICES if choice[0] not in ("task", "experiment")]
 )
 def test_every_choice_builds_an_agent(group: str, name: str) -> None:
-    """With train.py's own function; networks are made small where they can be, for speed."""
-    spec = importlib.util.spec_from_file_location("train", CONFIGS.parent / "train.py")
-    assert spec is not None and spec.loader is not None
-    train = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(train)
+    """Networks are made small where they can be, for speed."""
     config = composed(f"{group}={name}")
     small = {size: 8 for size in ("hidden_dim", "latent_dim") if size in config["agent"]}
     config = config | {"agent": config["agent"] | small}
-    agent = train.build_agent(config, action_dim=2, generator=torch.Generator())
+    agent = build_agent(config, action_dim=2, generator=torch.Generator())
     assert isinstance(agent, Agent)
 
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 import eval as evaluation_program
-import train as training_program
 from curl.data.environment import make_env
 from curl.hardware import device as hardware
 from curl.hardware.device import choose_device, choose_rendering_gpu, egl, machine, prepare_device
+from curl.run import start
 
 GPU = torch.device("cuda", 1)
 
@@ -73,13 +73,13 @@ def test_programs_prepare_the_device_before_anything_is_made(
         raise StopHereError
 
     calls: list[torch.device] = []
-    for program in (training_program, evaluation_program):
+    for program in (start, evaluation_program):
         monkeypatch.setattr(program, "prepare_device", calls.append)
         monkeypatch.setattr(program, "choose_opengl", stop)
         monkeypatch.setattr(program, "seed_everything", stop)
     config = {"threads": 0, "device": "cuda:1", "opengl": "auto"}
     with pytest.raises(StopHereError):
-        training_program.build_and_run(config, GPU, None)  # pyright: ignore[reportArgumentType]
+        start.build_and_run(config, GPU, None, None)  # pyright: ignore[reportArgumentType]
     settings = {"episodes": 1, "seed": 0, "video": False, "processes": 1, "out": None}
     settings |= {"runs": [tmp_path], "device": "cuda:1", "opengl": "auto"}
     with pytest.raises(StopHereError):

@@ -21,9 +21,10 @@ from test_faults import run
 
 from curl.errors import exits_with_one_line
 from curl.run.checkpoint import CheckpointError, read_state, save_file
+from curl.run.folder import save_config
 from curl.run.logger import Logger
+from curl.run.start import train
 from eval import evaluate_all
-from train import save_config, train
 
 pytestmark = pytest.mark.usefixtures("fault")
 

@@ -15,7 +15,8 @@ import errno
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,40 @@ def read_state(path: Path, *, checksum: bool = False) -> dict[str, Any]:
     ):
         raise CheckpointError(f"{path} is damaged: its list of frame files is not one")
     return state
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the agent of a run acts on, so that nobody has to open an environment to learn it.
+
+    Attributes:
+        action_dim: A, of its actions [A].
+        observation: [S, H, W, 3], the shape of the uint8 frame stack that it sees.
+    """
+
+    action_dim: int
+    observation: tuple[int, ...]
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {"action_dim": self.action_dim, "observation": list(self.observation)}
+
+
+def sizes_of(state: Mapping[str, Any]) -> Sizes | None:
+    """The sizes that a state file holds; None if an older version wrote it.
+
+    Raises:
+        CheckpointError: they are no sizes.
+    """
+    if "sizes" not in state:
+        return None
+    found = state["sizes"]
+    pairs = found if isinstance(found, Mapping) else {}
+    action_dim, observation = pairs.get("action_dim"), pairs.get("observation")
+    numbers = [action_dim, *(observation if isinstance(observation, list) else ())]
+    if len(numbers) != 5 or not all(type(n) is int and 0 < n < 2**31 for n in numbers):
+        raise CheckpointError(f"the checkpoint's sizes are {str(found)[:100]}")
+    return Sizes(numbers[0], tuple(numbers[1:]))
 
 
 def env_steps_of(state: dict[str, Any]) -> int:

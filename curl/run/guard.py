@@ -60,11 +60,39 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
+class Signals:
+    """Installs the signal handlers of a run, all of them, and puts back those that were there.
+
+    Args:
+        owned: whether the process belongs to the run. A notebook or any other host program keeps
+            its handlers, and so does a program that trains in another thread than its main one,
+            because Python handles signals in the main thread alone.
+    """
+
+    def __init__(self, *, owned: bool = True) -> None:
+        self.owned = owned and threading.current_thread() is threading.main_thread()
+        self._before: dict[int, Any] = {}
+
+    def handle(self, number: int, handler: Callable[[int, FrameType | None], None]) -> None:
+        """Handle a signal from now on, if the process belongs to the run."""
+        if self.owned:
+            self._before.setdefault(number, signal.getsignal(number))
+            signal.signal(number, handler)
+
+    def restore(self) -> None:
+        """Put back the handlers that were there before."""
+        for number, handler in self._before.items():
+            if handler is not None:  # None: one that was not installed from Python
+                signal.signal(number, handler)
+        self._before.clear()
+
+
 class StopSignal:
     """The first SIGINT, SIGTERM or SIGUSR1 (SLURM) asks to stop, a second one leaves at once.
 
     Args:
         announce: is told that the first one was understood.
+        signals: what handles them; None: `Signals()`.
         leave: is called before a second one ends the process; it must be quick.
         what: what happens after the first one, for the announcement.
     """
@@ -73,14 +101,15 @@ class StopSignal:
         self,
         announce: Callable[[str], None],
         *,
+        signals: Signals | None = None,
         leave: Callable[[], None] = lambda: None,
         what: str = "stopping after this step with a checkpoint",
     ) -> None:
         self.number: int | None = None
         self._announce, self._leave, self._what = announce, leave, what
-        for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-            if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
-                signal.signal(getattr(signal, name), self._stop)
+        signals = signals or Signals()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signals.handle(number, self._stop)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         if self.number is not None:
@@ -135,16 +164,24 @@ class Watchdog:
         timeout: seconds a watched call may take.
         on_hang: is given the cause, in another thread, and ends the process: nothing can be
             raised in a call that hangs in C.
+        signals: what handles SIGUSR2, which interrupts a call; None: `Signals()`.
     """
 
-    def __init__(self, *, timeout: float, on_hang: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        *,
+        timeout: float,
+        on_hang: Callable[[str], None],
+        signals: Signals | None = None,
+    ) -> None:
         self.timeout, self.on_hang = timeout, on_hang
         self.cause = f"the environment has not answered for {timeout:g} s"
         self._since: float | None = None
         self._interruptible = False
-        self._can_interrupt = threading.current_thread() is threading.main_thread()
-        if self._can_interrupt:
-            signal.signal(signal.SIGUSR2, self._interrupt)
+        signals = signals or Signals()
+        self._can_interrupt = signals.owned
+        signals.handle(signal.SIGUSR2, self._interrupt)
+        self._closed = threading.Event()
         threading.Thread(target=self._watch, daemon=True, name="environment watchdog").start()
 
     @contextlib.contextmanager
@@ -161,14 +198,17 @@ class Watchdog:
         finally:
             self._since = None
 
+    def close(self) -> None:
+        """End the thread that watches."""
+        self._closed.set()
+
     def _interrupt(self, number: int, _: FrameType | None) -> None:
         if self._since is not None and self._interruptible:  # else the call came back just now
             raise TimeoutError(self.cause)
 
     def _watch(self) -> None:
         interrupted: float | None = None
-        while True:
-            time.sleep(min(1.0, self.timeout / 4))
+        while not self._closed.wait(min(1.0, self.timeout / 4)):
             since = self._since
             waited = 0.0 if since is None else time.monotonic() - since
             if waited > self.timeout * (2 if self._interruptible else 1):

@@ -8,6 +8,7 @@ of its own, so an interrupted episode is taken up by replaying its actions.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -27,11 +28,20 @@ from curl.data.environment import episode_length
 from curl.data.replay import ReplayBuffer
 from curl.data.seeding import Stream, episode_seed, random_action
 from curl.hardware.processor import Threads, give_back
-from curl.run.checkpoint import Checkpoints, env_steps_of, progress, refuse_foreign_content
+from curl.run.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    Sizes,
+    env_steps_of,
+    progress,
+    refuse_foreign_content,
+    sizes_of,
+)
 from curl.run.evaluation import Evaluator
 from curl.run.guard import (
     FiniteUpdates,
     RunError,
+    Signals,
     StopSignal,
     Watchdog,
     Watched,
@@ -63,6 +73,7 @@ class Trainer:
         checkpoints: Checkpoints,
         generator: torch.Generator,
         config: dict[str, Any],
+        signals: Signals | None = None,
         threads: Threads,
         seed: int,
         env_steps: int,
@@ -77,10 +88,14 @@ class Trainer:
         env_timeout: float,
     ) -> None:
         self.agent, self.evaluator = agent, evaluator
-        self.watchdog = Watchdog(timeout=env_timeout, on_hang=self.leave_hanging_environment)
+        self.signals = signals or Signals()
+        self.watchdog = Watchdog(
+            timeout=env_timeout, on_hang=self.leave_hanging_environment, signals=self.signals
+        )
         self.env = Watched(env, self.watchdog)
         assert env.action_space.shape is not None
         self.action_dim = env.action_space.shape[0]
+        self.sizes = Sizes(self.action_dim, (replay.frame_stack, *replay.frames.shape[1:]))
         self.replay, self.logger, self.checkpoints = replay, logger, checkpoints
         self.generator, self.config, self.threads = generator, config, threads
         self.seed, self.budget = seed, env_steps
@@ -112,9 +127,16 @@ class Trainer:
             RunError: a non-finite number, a failing environment, a lack of memory, or any other
                 failure; a diagnostic checkpoint was written if that was possible.
         """
-        self.stop = StopSignal(self.logger.announce, leave=self.logger.restore_terminal)
-        with refuse_foreign_content(self.checkpoints.folder):
-            self.resume()
+        self.stop = StopSignal(
+            self.logger.announce, leave=self.logger.restore_terminal, signals=self.signals
+        )
+        with contextlib.closing(self.watchdog):
+            with refuse_foreign_content(self.checkpoints.folder):
+                self.resume()
+            self.train()
+        return self.stop.number
+
+    def train(self) -> None:
         self.logger.progress.start()
         self.mark, self.marked = time.monotonic(), (self.env_steps, self.agent_steps)
         try:
@@ -136,7 +158,6 @@ class Trainer:
             self.finish()
         except Exception as failure:
             raise self.failed(failure) from failure
-        return self.stop.number
 
     def act(self) -> torch.Tensor:
         with failures_of("the agent's action", self.remedy):
@@ -277,6 +298,7 @@ class Trainer:
             state = {
                 "agent": self.agent.state(),
                 "config": self.config,
+                "sizes": self.sizes.state(),
                 "counters": self.counters(),
                 "metrics": {name: float(value) for name, value in self.metrics.items()},
                 "replay": self.replay.counters(),
@@ -322,13 +344,15 @@ class Trainer:
     def leave_hanging_environment(self, cause: str) -> None:
         """Called beside the hanging call: nothing can interrupt it, so the process ends.
 
-        In an evaluation the training is sound: the same command goes on after that evaluation.
+        In an evaluation the training is sound, and the same command goes on after it. The process
+        of a host program does not belong to the run: it is told, and goes on hanging.
         """
         try:
             self.report_hanging_environment(cause)
         finally:
             self.logger.restore_terminal()
-            os._exit(HUNG)
+            if self.signals.owned:
+                os._exit(HUNG)
 
     def report_hanging_environment(self, cause: str) -> None:
         if self.evaluating:
@@ -345,6 +369,8 @@ class Trainer:
             self.logger.resume(-1, 0.0)  # rows of a run that was killed before its first one
             return
         state, frames = found
+        if (saved := sizes_of(state)) not in (None, self.sizes):
+            raise CheckpointError(f"the checkpoint is of {saved}, the run is of {self.sizes}")
         self.agent.load(state["agent"])
         state["counters"]["env_steps"] = env_steps_of(state)
         counters, self.metrics, wall_time = progress(state, self.counters())

@@ -1,0 +1,185 @@
+"""The composition root: every part of a run is built here, once, from a plain configuration.
+
+Nothing here knows Hydra or the command line, so that any program can train an agent. The same
+configuration in the same folder resumes the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from curl.data.seeding import seed_everything
+from curl.hardware.device import (
+    choose_opengl,
+    choose_precision,
+    load_renderer,
+    machine,
+    prepare_device,
+    renders_in_software,
+)
+from curl.hardware.limits import available_cores
+from curl.hardware.processor import Threads, keep_freed_memory
+from curl.run.build import build_agent, checked, require_machine
+from curl.run.folder import (
+    CHECKPOINTS,
+    METRICS,
+    VIDEOS,
+    InUseError,
+    RunFolder,
+    locked,
+    refuse_another_run,
+    save_config,
+)
+from curl.run.guard import Signals
+
+
+def train(config: Mapping[str, Any], *, signals: Signals | None = None) -> int:
+    """Train the agent of a configuration, or resume its run.
+
+    Args:
+        config: nested plain values, as configs/train.yaml composes them. What is missing has its
+            default, where curl/schema.py has one.
+        signals: takes the signals that ask to stop; None: `Signals()`, which takes them in a
+            program's main thread until the run has ended. A caller who hands in its own decides
+            when to `restore` them; `Signals(owned=False)` leaves the handlers of a host program,
+            such as a notebook, alone.
+
+    Returns:
+        The exit code of a program that trains: 0, or 128 + n if signal n stopped the run.
+
+    Raises:
+        ValueError: a configuration that cannot be trained, which is refused before anything is
+            opened or written; a run that failed (`RunError`); another process that works on the
+            run (`InUseError`). All of them are one line.
+        OpenGLError: nothing on this machine can draw frames.
+        MemoryError: the replay buffer does not fit.
+    """
+    keep_freed_memory()
+    config = checked(config)
+    device = require_machine(config["device"], config["opengl"])
+    folder = Path(config["run_dir"])
+    refuse_another_run(folder, config)
+    with contextlib.ExitStack() as stack, noting_failure(folder):
+        if signals is None:
+            signals = Signals()
+            stack.callback(signals.restore)  # after everything else is closed
+        return build_and_run(config, device, stack, signals)
+
+
+@contextlib.contextmanager
+def noting_failure(folder: Path) -> Iterator[None]:
+    """Leave the reason of a failure in the folder of a run that was begun, or named by a sweep."""
+    try:
+        yield
+    except InUseError:
+        raise
+    except Exception as error:
+        if RunFolder(folder).config.exists():
+            with contextlib.suppress(OSError):
+                RunFolder(folder).failure.write_text(f"{error}\n")
+        raise
+
+
+def build_and_run(
+    config: dict[str, Any], device: torch.device, stack: contextlib.ExitStack, signals: Signals
+) -> int:
+    """Build every part and run the trainer.
+
+    The run's folder comes last, so that a run that cannot be built leaves none.
+
+    Args:
+        config: a complete configuration.
+        stack: closes what was opened, whatever happens.
+
+    Returns:
+        The exit code, see `train`.
+    """
+    threads = Threads(config["threads"])
+    prepare_device(device)
+    backend = choose_opengl(config["opengl"], device)
+    load_renderer(backend)
+    # Only now: these import the packages that draw, which find the renderer as it is set up here.
+    from curl.data.environment import environment_settings, make_env
+    from curl.data.replay import ReplayBuffer
+    from curl.run.checkpoint import Checkpoints
+    from curl.run.evaluation import Evaluator
+    from curl.run.logger import Logger
+    from curl.run.online import Trainer
+
+    folder = Path(config["run_dir"])
+    generator = seed_everything(config["seed"], device)
+    environment = environment_settings(config, renders_in_software(backend, device))
+    env = make_env(**environment)
+    stack.callback(env.close)
+    action_dim = int(env.action_space.shape[0])  # pyright: ignore[reportOptionalSubscript]
+    agent = build_agent(config, action_dim=action_dim, generator=generator)
+    replay_device = device if config["replay"]["device"] == "auto" else torch.device("cpu")
+    replay = ReplayBuffer(
+        capacity=config["replay"]["capacity"],
+        frame_size=config["render_size"],
+        action_dim=action_dim,
+        frame_stack=config["frame_stack"],
+        device=replay_device,
+        target=device,
+    )
+    stack.enter_context(locked(folder))
+    RunFolder(folder).failure.unlink(missing_ok=True)
+    precision = choose_precision(config["precision"], device)
+    used = {
+        "machine": machine(device),
+        "opengl": backend,
+        "shadow_size": environment["shadow_size"],
+        "device": str(device),
+        "precision": str(precision).removeprefix("torch."),
+    }
+    save_config(folder, config, used)
+    logger = Logger(folder=folder, budget=config["env_steps"], config=config, **config["logger"])
+    stack.callback(logger.close)
+    logger.announce(
+        f"{environment['env_id']}, {config['env_steps']:,} env steps, on {device} "
+        f"({precision}, {backend})",
+        f"Results go to {folder}: {METRICS}, {VIDEOS} and {CHECKPOINTS}.",
+        "Ctrl-C stops with a checkpoint; the same command resumes the run.",
+        *([config["about"]] if config["about"] else []),
+    )
+    parallel = min(config["eval_episodes"], available_cores()) if device.type == "cuda" else 1
+    processes = config["eval_processes"]
+    evaluator = Evaluator(
+        settings=environment,
+        episodes=config["eval_episodes"],
+        frame_stack=config["frame_stack"],
+        device=device,
+        processes=parallel if processes == "auto" else processes,
+    )
+    stack.callback(evaluator.close)
+    threads.adapt()  # to what happened while everything was built
+    trainer = Trainer(
+        agent=agent,
+        threads=threads,
+        env=env,
+        evaluator=evaluator,
+        replay=replay,
+        logger=logger,
+        checkpoints=Checkpoints(folder),
+        generator=generator,
+        config=config,
+        signals=signals,
+        seed=config["seed"],
+        env_steps=config["env_steps"],
+        batch_size=config["batch_size"],
+        updates_per_step=config["updates_per_step"],
+        initial_steps=config["initial_steps"],
+        eval_every=config["eval_every"],
+        checkpoint_every=config["checkpoint_every"],
+        save_replay=config["save_replay"],
+        log_every=config["log_every"],
+        video=config["video"],
+        env_timeout=config["env_timeout"],
+    )
+    stopped_by = trainer.run()
+    return 0 if stopped_by is None else 128 + stopped_by
