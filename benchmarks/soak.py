@@ -29,7 +29,7 @@ from curl.run.checkpoint import Checkpoints
 from curl.run.evaluation import Evaluator
 from curl.run.folder import RunFolder
 from curl.run.logger import Logger
-from curl.run.online import Trainer
+from curl.run.online import OnlineTrainer
 
 EDGE, EPISODE, EVERY = 20, 100, 1000  # pixels, agent steps, agent steps between samples
 
@@ -60,7 +60,7 @@ class Dot(gym.Env[np.ndarray, np.ndarray]):
         return pixels
 
 
-class Sampled(Trainer):
+class Sampled(OnlineTrainer):
     """A trainer that notes its process's memory and handles."""
 
     def __init__(self, *, time_limit: float, **keywords: Any) -> None:

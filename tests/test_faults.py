@@ -30,7 +30,7 @@ from curl.run.checkpoint import Checkpoints, read_state
 from curl.run.evaluation import Evaluator
 from curl.run.guard import RunError, require_finite
 from curl.run.logger import Logger
-from curl.run.online import Trainer
+from curl.run.online import OnlineTrainer as Trainer
 
 pytestmark = pytest.mark.usefixtures("fault")
 

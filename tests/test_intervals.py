@@ -25,7 +25,7 @@ from curl.hardware.processor import Threads
 from curl.run.checkpoint import Checkpoints, env_steps_of, save_file
 from curl.run.evaluation import Evaluator
 from curl.run.logger import Logger
-from curl.run.online import Trainer
+from curl.run.online import OnlineTrainer as Trainer
 
 pytestmark = pytest.mark.usefixtures("handlers")
 EDGE = 12

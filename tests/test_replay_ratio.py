@@ -25,7 +25,8 @@ from curl.objectives.infonce import InfoNCE
 from curl.run.checkpoint import Checkpoints
 from curl.run.evaluation import Evaluator
 from curl.run.logger import Logger
-from curl.run.online import Trainer, as_fraction, updates_due
+from curl.run.online import OnlineTrainer as Trainer
+from curl.run.online import as_fraction, updates_due
 
 RATIOS = [1, 2, 3, 0.5, 1.5, 0.1, 0.3, 0.7, 1.1, 1e-3, 0.333]
 

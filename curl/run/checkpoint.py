@@ -14,14 +14,17 @@ import contextlib
 import errno
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from curl.run.clock import AGENT_STEPS, AXES, ENV_STEPS, UPDATES, Clock
 from curl.run.folder import STATE, RunFolder
 
 log = logging.getLogger("curl")
@@ -316,12 +319,44 @@ def sizes_of(state: Mapping[str, Any]) -> Sizes | None:
     return Sizes(numbers[0], tuple(numbers[1:]))
 
 
-def env_steps_of(state: dict[str, Any]) -> int:
-    """Env steps of a state. Older versions did not count them: all their agent steps were equal."""
-    counters = state["counters"]
-    if "env_steps" in counters:
-        return counters["env_steps"]
-    return counters["agent_steps"] * state["config"]["task"]["action_repeat"]
+def clock_of(state: Mapping[str, Any]) -> Clock:
+    """The clock of a state file.
+
+    Older versions saved no axis, which was env steps. The oldest did not count env steps: all their
+    agent steps were of equal length. They did not count updates either: these are taken to be all
+    that were due, which is too many where a run was resumed without its replay buffer and waited
+    until it was filled again.
+
+    Raises:
+        CheckpointError: a count that is none, or an unknown axis.
+    """
+    counters, config, axis = state["counters"], state["config"], state.get("axis", ENV_STEPS)
+    counts = {name: counters[name] for name in AXES if name in counters}
+    if ENV_STEPS not in counts:
+        counts[ENV_STEPS] = counters[AGENT_STEPS] * config["task"]["action_repeat"]
+    for name, count in counts.items():
+        if type(count) is not int or count < 0:
+            raise CheckpointError(f"the checkpoint's counter {name} is {str(count)[:40]!r}")
+    if UPDATES not in counts:
+        counts[UPDATES] = _updates_due(config, counts.get(AGENT_STEPS, 0))
+    if not isinstance(axis, str) or axis not in AXES:
+        raise CheckpointError(f"the checkpoint's axis is {str(axis)[:40]!r}")
+    return Clock(axis, **counts)
+
+
+def _updates_due(config: Mapping[str, Any], agent_steps: int) -> int:
+    """How many updates a run of an older version has made by then; 0 if its settings do not say."""
+    per_step, initial_steps = config.get("updates_per_step", 1), config.get("initial_steps")
+    if type(per_step) not in (int, float) or type(initial_steps) is not int:
+        return 0
+    if not 0 < per_step < math.inf:
+        return 0
+    return math.floor(Fraction(repr(per_step)) * max(0, agent_steps - initial_steps))
+
+
+def env_steps_of(state: Mapping[str, Any]) -> int:
+    """Env steps of a state file, see `clock_of`."""
+    return clock_of(state).env_steps
 
 
 def progress(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from curl.data.batch import Metrics
+from curl.run.clock import ENV_STEPS, at
 
 
 class RunError(ValueError):
@@ -122,11 +123,11 @@ class StopSignal:
             self._announce(f"{self._what}; once more to leave at once")
 
 
-def require_finite(values: Mapping[str, float], env_steps: int) -> None:
-    """`RunError` that names the first quantity that is NaN or infinite."""
+def require_finite(values: Mapping[str, float], position: int, axis: str = ENV_STEPS) -> None:
+    """`RunError` that names the first quantity that is NaN or infinite, and where it was."""
     for name, value in values.items():
         if not math.isfinite(value):
-            raise RunError(f"{name} became {value} at env step {env_steps}")
+            raise RunError(f"{name} became {value} at {at(position, axis)}")
 
 
 class FiniteUpdates:
@@ -136,14 +137,14 @@ class FiniteUpdates:
     """
 
     def __init__(self) -> None:
-        self._noted: list[tuple[Tensor, Metrics, int]] = []
+        self._noted: list[tuple[Tensor, Metrics, int, str]] = []
 
-    def note(self, metrics: Metrics, env_steps: int) -> None:
-        """The metrics of an update, scalars, at an env step. There may be none."""
+    def note(self, metrics: Metrics, position: int, axis: str) -> None:
+        """The metrics of an update, scalars, made at a position on the axis. There may be none."""
         if not metrics:
             return
         finite = torch.isfinite(torch.stack(list(metrics.values()))).all()
-        self._noted.append((finite, metrics, env_steps))
+        self._noted.append((finite, metrics, position, axis))
 
     def require(self) -> None:
         """`RunError` with quantity and step if an update noted since the last call was not finite.
@@ -151,10 +152,11 @@ class FiniteUpdates:
         Called once per agent step.
         """
         noted, self._noted = self._noted, []
-        for finite, metrics, env_steps in noted:
+        for finite, metrics, position, axis in noted:
             if not finite:
-                require_finite({name: float(value) for name, value in metrics.items()}, env_steps)
-                raise RunError(f"an update at env step {env_steps} was not finite")  # overwritten
+                values = {name: float(value) for name, value in metrics.items()}
+                require_finite(values, position, axis)
+                raise RunError(f"an update at {at(position, axis)} was not finite")  # overwritten
 
 
 class Watchdog:

@@ -109,7 +109,7 @@ def build_and_run(
     from curl.run.checkpoint import Checkpoints
     from curl.run.evaluation import Evaluator
     from curl.run.logger import Logger
-    from curl.run.online import Trainer
+    from curl.run.online import OnlineTrainer
 
     folder = Path(config["run_dir"])
     generator = seed_everything(config["seed"], device)
@@ -158,7 +158,7 @@ def build_and_run(
     )
     stack.callback(evaluator.close)
     threads.adapt()  # to what happened while everything was built
-    trainer = Trainer(
+    trainer = OnlineTrainer(
         agent=agent,
         threads=threads,
         env=env,
