@@ -39,7 +39,7 @@ from curl.run.build import build_agent
 from curl.run.checkpoint import (
     CheckpointError,
     Checkpoints,
-    env_steps_of,
+    clock_of,
     read_state,
     refuse_foreign_content,
     sizes_of,
@@ -82,7 +82,7 @@ def evaluate_run(
 
     with refuse_foreign_content(run), settings_of(run):
         task = str(config["task"]["name"])
-        env_steps = int(env_steps_of(state))
+        clock = clock_of(state)
         environment = environment_settings(config, renders_in_software(backend, device))
         if (sizes := sizes_of(state)) is not None:
             action_dim = sizes.action_dim
@@ -92,7 +92,7 @@ def evaluate_run(
         generator = seed_everything(seed, device)
         agent = build_agent(config, action_dim=action_dim, generator=generator)
         agent.load(state["agent"])
-    file = folder.evaluation_video(env_steps, seed) if video else None
+    file = folder.evaluation_video(clock.now, seed) if video else None
     if file is not None:
         with contextlib.suppress(OSError):  # of an earlier evaluation, which this one replaces
             file.unlink(missing_ok=True)
@@ -111,7 +111,8 @@ def evaluate_run(
         "run": str(run),
         "file": str(folder.evaluation),
         "task": task,
-        "env_steps": env_steps,
+        "axis": clock.axis,
+        **clock.counts(),
         "episodes": episodes,
         "seed": seed,
         **summary(returns),

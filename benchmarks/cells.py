@@ -192,7 +192,7 @@ class Found:
     Attributes:
         state: finished (there is a curve file), collectable (the run folder holds a finished run),
             unfinished (it holds a begun one), missing.
-        env_steps: of the last row of the run folder's metrics.
+        env_steps: of the last row of the run folder's metrics; the table is one of env steps.
         budget: env steps of the whole run.
         others: messages about files of other settings, which are put aside before the cell runs.
         newer: settings of today that did not exist when a finished curve was made.
@@ -281,7 +281,7 @@ class Table:
         for line in RunFolder(folder).metrics.read_text(errors="replace").splitlines():
             if '"evaluation"' in line:
                 row = json.loads(line)
-                rows[due(int(row["env_steps"]), run.config)] = row
+                rows[due(int(row[run.axis]), run.config, run.axis)] = row
         steps = sorted(rows)
         no_part = (USED, "run_dir", "logger", "about")
         config = {key: value for key, value in run.config.items() if key not in no_part}

@@ -43,6 +43,7 @@ from curl.checks import real, whole
 from curl.command.sweep import ending
 from curl.errors import BAD_INPUT, exits_with_one_line
 from curl.hardware.limits import available_cores
+from curl.run.clock import words
 from curl.run.folder import IN_USE, OTHER_RUN, Holder, RunFolder, holder
 from curl.study.curves import curve_files, read_curve
 from curl.study.runs import read_run
@@ -249,17 +250,20 @@ def progress(name: str, folder: Path) -> str:
         run = read_run(folder, name)
     except (ValueError, OSError):
         return f"{name}  starting"
-    line = f"{name}  {run.env_steps:,} of {run.budget:,} env steps"
+    line = f"{name}  {run.position:,} of {run.budget:,} {words(run.axis)}"
     if len(run.returns):
         line += f", return {run.returns[-1]:.1f} at {run.reached:,}"
-    if rate := speed(folder):
-        left = (run.budget - run.env_steps) / rate
-        line += f", {rate:.1f} env steps/s, {duration(left)} left"
+    if rate := speed(folder, run.axis):
+        left = (run.budget - run.position) / rate
+        line += f", {rate:.1f} {words(run.axis)}/s, {duration(left)} left"
     return line
 
 
-def speed(folder: Path) -> float | None:
-    """Env steps per second of wall time of a run lately, evaluations included; None if unknown."""
+def speed(folder: Path, axis: str) -> float | None:
+    """Steps on the axis per second of wall time of a run lately, evaluations included.
+
+    None if it is not known yet.
+    """
     points: list[tuple[float, float]] = []
     path = RunFolder(folder).metrics
     for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
@@ -267,7 +271,7 @@ def speed(folder: Path) -> float | None:
             row = json.loads(line)
             learning = row["kind"] == "train" and row["updates_per_second"] > 0
             if learning:
-                points.append((float(row["env_steps"]), float(row["wall_time"])))
+                points.append((float(row[axis]), float(row["wall_time"])))
         except (ValueError, TypeError, KeyError):
             continue
     points = [point for point in points if point[0] >= points[-1][0] - RECENT]

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.cells import PROTOCOL, ROOT, TASKS, differing, settings, shown
+from curl.run.clock import ENV_STEPS
 from curl.study import statistics
 from curl.study.curves import Curve, curve_files, read_curve
 from curl.study.published import AT_100K, CURL
@@ -312,7 +313,7 @@ def figure(groups: Groups) -> bytes:
                     ax.plot(curve.steps / 1000, line, linewidth=0.6, alpha=0.35, **looks[variant])
                 steps, band = group.band()
                 drawing.band(ax, steps / 1000, band, looks[variant])
-            for step, level in reference_lines(task, AT).items():
+            for step, level in reference_lines(task, AT, ENV_STEPS).items():
                 ax.axhline(level, **drawing.REFERENCE)
                 ax.annotate(f"{step // 1000}k", (1, level), **drawing.NOTE)
                 entries |= {"CURL, published": drawing.REFERENCE}

@@ -20,6 +20,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from curl.run.clock import Clock
 from curl.run.logger import Logger
 
 
@@ -38,6 +39,10 @@ def logger(tmp_path: Path, printed: io.StringIO) -> Iterator[Logger]:
 def make_logger(folder: Path, printed: io.StringIO) -> Logger:
     console = Console(file=printed, width=120)
     return Logger(folder=folder, wandb="disabled", budget=1000, console=console)
+
+
+def at(env_steps: int, agent_steps: int) -> Clock:
+    return Clock("env_steps", env_steps, agent_steps)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -66,25 +71,31 @@ def disk_full_after(size: int) -> Iterator[None]:
 
 
 def test_a_row_says_what_when_and_its_values(logger: Logger, tmp_path: Path) -> None:
-    logger.write("train", 800, 100, {"critic_loss": torch.tensor(0.25), "updates": 3})
-    logger.write("evaluation", 800, 100, {"return_mean": 2.5, "returns": [2.0, 3.0]})
+    logger.write("train", Clock("env_steps", 800, 100, 90), {"critic_loss": torch.tensor(0.25)})
+    logger.write("evaluation", at(800, 100), {"return_mean": 2.5, "returns": [2.0, 3.0]})
     train, evaluation = rows(tmp_path)
-    assert list(train)[:4] == ["kind", "env_steps", "agent_steps", "wall_time"]
+    assert list(train)[:5] == ["kind", "env_steps", "agent_steps", "updates", "wall_time"]
     assert 0 <= train.pop("wall_time") < 60
     assert train == {
         "kind": "train",
         "env_steps": 800,
         "agent_steps": 100,
+        "updates": 90,
         "critic_loss": 0.25,
-        "updates": 3,
     }
     assert evaluation["kind"] == "evaluation"
     assert (evaluation["return_mean"], evaluation["returns"]) == (2.5, [2.0, 3.0])
 
 
+@pytest.mark.parametrize("name", ["kind", "env_steps", "agent_steps", "updates", "wall_time"])
+def test_a_metric_does_not_hide_what_every_row_says(logger: Logger, name: str) -> None:
+    with pytest.raises(ValueError, match=f"no metric can be called {name}"):
+        logger.write("train", at(1, 1), {"loss": 1.0, name: 2.0})
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")], ids=str)
 def test_what_json_cannot_hold_is_spelt_out(logger: Logger, tmp_path: Path, value: float) -> None:
-    logger.write("train", 1, 1, {"loss": value, "norm": torch.tensor(value)})
+    logger.write("train", at(1, 1), {"loss": value, "norm": torch.tensor(value)})
     assert (rows(tmp_path)[0]["loss"], rows(tmp_path)[0]["norm"]) == (str(value), str(value))
 
 
@@ -93,7 +104,7 @@ def test_values_keep_six_digits_whatever_their_size(
     logger: Logger, tmp_path: Path, value: float
 ) -> None:
     """A solved objective's loss is tiny, and not 0."""
-    logger.write("train", 1, 1, {"contrastive_loss": value})
+    logger.write("train", at(1, 1), {"contrastive_loss": value})
     assert rows(tmp_path)[0]["contrastive_loss"] == pytest.approx(value, rel=1e-5)
 
 
@@ -109,13 +120,13 @@ def test_resuming_drops_later_rows_and_half_lines(
     logger: Logger, tmp_path: Path, printed: io.StringIO
 ) -> None:
     for steps in (100, 200, 300, 400):
-        logger.write("train", steps, steps // 2, {"loss": 1.0})
+        logger.write("train", at(steps, steps // 2), {"loss": 1.0})
     with logger.path.open("a") as file:
         file.write('{"kind": "train", "env_st')
     again = make_logger(tmp_path, printed)
-    again.resume(env_steps=200, wall_time=50.0)
+    again.resume(position=200, wall_time=50.0)
     assert [row["env_steps"] for row in rows(tmp_path)] == [100, 200]
-    again.write("train", 300, 150, {"loss": 2.0})
+    again.write("train", at(300, 150), {"loss": 2.0})
     again.close()
     assert [row["env_steps"] for row in rows(tmp_path)] == [100, 200, 300]
     assert rows(tmp_path)[2]["loss"] == 2.0
@@ -124,11 +135,11 @@ def test_resuming_drops_later_rows_and_half_lines(
 
 @pytest.mark.parametrize("line", ["", "[1, 2]", "7", '"text"', '{"kind": "train"}', "\xff\x00{"])
 def test_resuming_drops_lines_that_are_no_rows(logger: Logger, tmp_path: Path, line: str) -> None:
-    logger.write("train", 100, 50, {})
+    logger.write("train", at(100, 50), {})
     with logger.path.open("ab") as file:
         file.write(line.encode("latin-1") + b"\n")
-    logger.write("train", 200, 100, {})
-    logger.resume(env_steps=1000, wall_time=0.0)
+    logger.write("train", at(200, 100), {})
+    logger.resume(position=1000, wall_time=0.0)
     assert [row["env_steps"] for row in rows(tmp_path)] == [100, 200]
 
 
@@ -137,15 +148,15 @@ def test_resuming_drops_an_evaluation_that_will_be_made_again(
 ) -> None:
     """The checkpoint of a run that was stopped while it evaluated at env step 200."""
     for steps in (100, 200):
-        logger.write("train", steps, steps // 2, {})
-        logger.write("evaluation", steps, steps // 2, {})
-    logger.resume(env_steps=200, wall_time=0.0, last_evaluation=100)
+        logger.write("train", at(steps, steps // 2), {})
+        logger.write("evaluation", at(steps, steps // 2), {})
+    logger.resume(position=200, wall_time=0.0, last_evaluation=100)
     kept = [(row["kind"], row["env_steps"]) for row in rows(tmp_path)]
     assert kept == [("train", 100), ("evaluation", 100), ("train", 200)]
 
 
 def test_resuming_an_empty_folder_is_no_error(logger: Logger, tmp_path: Path) -> None:
-    logger.resume(env_steps=0, wall_time=3.0)
+    logger.resume(position=0, wall_time=3.0)
     assert not logger.path.exists()
     assert logger.wall_time() >= 3.0
 
@@ -159,13 +170,13 @@ def test_a_full_disk_leaves_no_half_line(
 ) -> None:
     """With room for none or some of a row, training goes on, warned once, and later rows follow."""
     caplog.set_level(logging.WARNING, "curl")
-    logger.write("train", 100, 50, {"loss": 1.0})
+    logger.write("train", at(100, 50), {"loss": 1.0})
     with disk_full_after(logger.path.stat().st_size + room):
-        logger.write("train", 200, 100, {"loss": 1.0})
-        logger.write("train", 300, 150, {"loss": 1.0})
+        logger.write("train", at(200, 100), {"loss": 1.0})
+        logger.write("train", at(300, 150), {"loss": 1.0})
     assert [row["env_steps"] for row in rows(tmp_path)] == [100]
     assert caplog.text.count("metrics cannot be written") == 1
-    logger.write("train", 400, 200, {"loss": 1.0})
+    logger.write("train", at(400, 200), {"loss": 1.0})
     assert [row["env_steps"] for row in rows(tmp_path)] == [100, 400]
 
 
@@ -174,7 +185,7 @@ def test_a_folder_that_went_away_does_not_stop_training(
 ) -> None:
     caplog.set_level(logging.WARNING, "curl")
     logger.path = tmp_path / "gone" / "metrics.jsonl"
-    logger.write("train", 100, 50, {"loss": 1.0})
+    logger.write("train", at(100, 50), {"loss": 1.0})
     assert "metrics cannot be written" in caplog.text
 
 
@@ -182,8 +193,8 @@ def test_a_folder_that_went_away_does_not_stop_training(
 
 
 def test_evaluations_make_a_table(logger: Logger, tmp_path: Path, printed: io.StringIO) -> None:
-    logger.evaluation(0, 0, [1.0, 3.0])
-    logger.evaluation(10_000, 1250, [250.0, 350.0])
+    logger.evaluation(at(0, 0), [1.0, 3.0])
+    logger.evaluation(at(10_000, 1250), [250.0, 350.0])
     header, first, second = printed.getvalue().splitlines()
     assert header.split()[:2] == ["env", "steps"]
     assert "sample std" in header
@@ -198,7 +209,7 @@ def test_evaluations_make_a_table(logger: Logger, tmp_path: Path, printed: io.St
 def test_one_episode_has_no_standard_deviation(
     logger: Logger, tmp_path: Path, printed: io.StringIO
 ) -> None:
-    logger.evaluation(0, 0, [7.0])
+    logger.evaluation(at(0, 0), [7.0])
     assert printed.getvalue().splitlines()[1].split()[:3] == ["0", "7.0", "-"]
     assert rows(tmp_path)[0]["return_std"] is None
 
@@ -240,18 +251,19 @@ def test_a_wandb_that_fails_does_not_stop_training(
 ) -> None:
     caplog.set_level(logging.WARNING, "curl")
     logger._wandb = stuck = Stuck()
-    logger.write("train", 100, 50, {"loss": 1.0})
-    logger.write("train", 200, 100, {"loss": 1.0})
+    logger.write("train", at(100, 50), {"loss": 1.0})
+    logger.write("train", at(200, 100), {"loss": 1.0})
     assert stuck.logged == 1 and caplog.text.count("wandb failed") == 1
     assert [row["env_steps"] for row in rows(tmp_path)] == [100, 200]
 
 
 ONLINE = """
 import logging, pathlib, sys
+from curl.run.clock import Clock
 from curl.run.logger import Logger
 logging.basicConfig()
 logger = Logger(folder=pathlib.Path(sys.argv[1]), wandb="auto", budget=1)
-logger.write("train", 1, 1, {"loss": 1.0})
+logger.write("train", Clock(env_steps=1, agent_steps=1), {"loss": 1.0})
 logger.close()
 """
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from curl.run.clock import Clock
 from curl.run.logger import Logger
 from curl.run.video import Film
 
@@ -53,20 +54,23 @@ def test_a_resumed_run_gives_its_earlier_rows_to_an_offline_run_only(
 ) -> None:
     """A server has them already. Rows beyond the checkpoint go to neither."""
     for steps in (100, 200, 300):
-        logger.write("train", steps, steps // 2, {"loss": steps / 7, "name": "x"})
-        logger.write("evaluation", steps, steps // 2, {"return_mean": 1.0, "returns": [1.0]})
+        logger.write(
+            "train", Clock("env_steps", steps, steps // 2), {"loss": steps / 7, "name": "x"}
+        )
+        clock = Clock("env_steps", steps, steps // 2)
+        logger.write("evaluation", clock, {"return_mean": 1.0, "returns": [1.0]})
     again, noted = make_logger(tmp_path), Noted()
     again._wandb, again._offline = noted, offline
-    again.resume(env_steps=200, wall_time=1.0)
-    again.write("train", 250, 125, {"loss": 1.0})
+    again.resume(position=200, wall_time=1.0)
+    again.write("train", Clock("env_steps", 250, 125, 9), {"loss": 1.0})
     again.close()
     earlier = [
-        (steps // 2, {name: value, "env_steps": steps})
+        (steps // 2, {name: value, "env_steps": steps, "updates": 0})
         for steps, loss in ((100, 14.2857), (200, 28.5714))
         for name, value in (("train/loss", loss), ("evaluation/return_mean", 1.0))
     ]
     expected = earlier if offline else []
-    assert noted.rows == [*expected, (125, {"train/loss": 1.0, "env_steps": 250})]
+    assert noted.rows == [*expected, (125, {"train/loss": 1.0, "env_steps": 250, "updates": 9})]
 
 
 def test_a_video_that_wandb_refuses_costs_nothing_else(
@@ -77,10 +81,10 @@ def test_a_video_that_wandb_refuses_costs_nothing_else(
     logger.video_path(100).parent.mkdir()
     logger.video_path(100).write_bytes(b"MP4")
     monkeypatch.setitem(sys.modules, "wandb", None)  # importing it fails
-    logger.evaluation(100, 50, [1.0, 2.0])
-    logger.evaluation(200, 100, [1.0, 2.0])  # has no video
+    logger.evaluation(Clock("env_steps", 100, 50), [1.0, 2.0])
+    logger.evaluation(Clock("env_steps", 200, 100), [1.0, 2.0])  # has no video
     assert [sorted(values) for _, values in noted.rows] == [
-        ["env_steps", "evaluation/return_mean", "evaluation/return_std"]
+        ["env_steps", "evaluation/return_mean", "evaluation/return_std", "updates"]
     ] * 2
     assert caplog.text.count("wandb gets no video") == 1
     assert logger._wandb is noted
@@ -88,14 +92,15 @@ def test_a_video_that_wandb_refuses_costs_nothing_else(
 
 OFFLINE = """
 import logging, pathlib, sys
+from curl.run.clock import Clock
 from curl.run.logger import Logger
 logging.basicConfig()
 folder, begin, end = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 logger = Logger(folder=folder, wandb="offline", budget=1)
 logger.resume(begin, 0.0, begin)
 for step in range(begin + 10, end + 1, 10):
-    logger.write("train", step, step // 2, {"loss": float(step)})
-    logger.evaluation(step, step // 2, [1.0, 2.0])
+    logger.write("train", Clock("env_steps", step, step // 2), {"loss": float(step)})
+    logger.evaluation(Clock("env_steps", step, step // 2), [1.0, 2.0])
 logger.close()
 """
 

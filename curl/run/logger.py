@@ -1,11 +1,13 @@
 """Logger: metrics as JSON lines on disk, always; wandb and the console as mirrors.
 
-`metrics.jsonl` holds one object a line with `kind`, `env_steps`, `agent_steps` and `wall_time`
-(seconds trained, over all resumptions), and by kind:
+`metrics.jsonl` holds one object per line with `kind`, the counts of the run's clock (`env_steps`,
+`agent_steps`, `updates`), `wall_time` (seconds trained, over all resumptions), and by kind:
 
     train       losses, alpha, entropy, Q, contrastive accuracy, gradient norms, updates_per_second
     episode     return, length
     evaluation  return_mean, return_std (of a sample, ddof = 1; null for one episode), returns
+
+Rows of older versions lack `updates`.
 
 An offline wandb run cannot be resumed: each start of a run leaves a file of its own. A resumed run
 therefore writes all earlier rows into the new file first, so that each of them is whole.
@@ -31,6 +33,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from curl.checks import choice
+from curl.run.clock import AGENT_STEPS, AXES, ENV_STEPS, UPDATES, Clock, words
 from curl.run.folder import RunFolder
 from curl.summary import sample_std
 from curl.tables import Terminal
@@ -39,7 +42,7 @@ log = logging.getLogger("curl")
 
 # Seconds that wandb gets to begin and to upload the rest; without a network it would wait for ever.
 PATIENCE = {"WANDB_INIT_TIMEOUT": "30", "WANDB_FINISH_TIMEOUT": "60"}
-NOT_METRICS = ("kind", "env_steps", "agent_steps", "wall_time")  # of a row
+NOT_METRICS = ("kind", *AXES, "wall_time")  # of a row
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # of a bad line
 
 
@@ -48,7 +51,8 @@ class Logger:
 
     Args:
         config: plain values, kept with the wandb run.
-        budget: env steps of the whole run.
+        axis: the count of the clock that the run is measured in.
+        budget: position on the axis at which the run ends.
     """
 
     def __init__(
@@ -58,12 +62,14 @@ class Logger:
         wandb: str = "auto",
         project: str = "curl",
         config: Mapping[str, Any] | None = None,
+        axis: str = ENV_STEPS,
         budget: int,
         console: Console | None = None,
     ) -> None:
         choice("logger.wandb", wandb, ("auto", "online", "offline", "disabled"))
         self.folder = RunFolder(folder)
         self.path = self.folder.metrics
+        self.axis = axis
         folder.mkdir(parents=True, exist_ok=True)
         self.console = console or Terminal()
         self.started, self.wall_before = time.monotonic(), 0.0
@@ -72,7 +78,7 @@ class Logger:
         columns = ("{task.description}", BarColumn(), TaskProgressColumn(), "{task.fields[status]}")
         parts = [TextColumn(c) if isinstance(c, str) else c for c in columns]
         self.progress = Progress(*parts, "ETA", TimeRemainingColumn(), console=self.console)
-        self.task = self.progress.add_task("env steps", total=budget, status="")
+        self.task = self.progress.add_task(words(axis), total=budget, status="")
         self._header_shown = False
         self._paused = False
 
@@ -85,10 +91,14 @@ class Logger:
         """Seconds trained, over all resumptions."""
         return self.wall_before + time.monotonic() - self.started
 
-    def resume(self, env_steps: int, wall_time: float, last_evaluation: int | None = None) -> None:
-        """Drop rows beyond the restored step, and any half line, and go on from there.
+    def resume(self, position: int, wall_time: float, last_evaluation: int | None = None) -> None:
+        """Drop rows beyond the restored position, and any half line, and go on from there.
 
-        Evaluations after `last_evaluation` will be made again, so their rows go as well.
+        Args:
+            position: of the restored checkpoint on the axis; -1 if there is none.
+            wall_time: seconds trained until then.
+            last_evaluation: position of the last evaluation that is not made again; the rows of
+                later ones go as well.
         """
         self.wall_before, self.started = wall_time, time.monotonic()
         if not self.path.exists():
@@ -97,10 +107,10 @@ class Logger:
         for line in self.path.read_text(errors="replace").splitlines():
             with contextlib.suppress(*MALFORMED):
                 row = json.loads(line)
-                last = env_steps
+                last = position
                 if last_evaluation is not None and row.get("kind") == "evaluation":
-                    last = min(env_steps, last_evaluation)
-                if row["env_steps"] <= last:
+                    last = min(position, last_evaluation)
+                if row[self.axis] <= last:
                     kept.append(line + "\n")
         aside = self.path.with_suffix(".aside")
         aside.write_text("".join(kept))
@@ -109,10 +119,16 @@ class Logger:
             with contextlib.suppress(*MALFORMED):
                 self._mirror(json.loads(line))
 
-    def write(self, kind: str, env_steps: int, agent_steps: int, values: Mapping[str, Any]) -> None:
-        """Append one row. A disk that refuses it is reported once, and training goes on."""
-        row = {"kind": kind, "env_steps": env_steps, "agent_steps": agent_steps}
-        row |= {"wall_time": round(self.wall_time(), 3)} | {k: _plain(v) for k, v in values.items()}
+    def write(self, kind: str, clock: Clock, values: Mapping[str, Any]) -> None:
+        """Append one row. A disk that refuses it is reported once, and training goes on.
+
+        Raises:
+            ValueError: a metric that is called as one of the fields that every row has.
+        """
+        if taken := [name for name in NOT_METRICS if name in values]:
+            raise ValueError(f"no metric can be called {taken[0]}, which every row has already")
+        row = {"kind": kind, **clock.counts(), "wall_time": round(self.wall_time(), 3)}
+        row |= {name: _plain(value) for name, value in values.items()}
         try:
             self._append(json.dumps(row) + "\n")
             self._paused = False
@@ -125,32 +141,34 @@ class Logger:
     def _mirror(self, row: Mapping[str, Any]) -> None:
         """Give a row to wandb, with the video of an evaluation where there is one.
 
-        Rows of one agent step become one of wandb's, whose steps only rise. Online, wandb passes
-        over the rows that it got before the run was killed and gets again after it was resumed.
+        Rows of one agent step (of one update, where those are the axis) become one of wandb's,
+        whose steps only rise. Online, wandb passes over the rows that it got before the run was
+        killed and gets again after it was resumed.
         """
         if self._wandb is None:
             return
-        kind, agent_steps = row["kind"], row["agent_steps"]
+        kind, step = row["kind"], UPDATES if self.axis == UPDATES else AGENT_STEPS
         values = {
             f"{kind}/{name}": value
             for name, value in row.items()
             if name not in NOT_METRICS and isinstance(value, (int, float))
         }
-        if kind == "evaluation" and (video := self._wandb_video(row["env_steps"])) is not None:
+        if kind == "evaluation" and (video := self._wandb_video(row[self.axis])) is not None:
             values["evaluation/video"] = video
         try:
-            self._wandb.log({**values, "env_steps": row["env_steps"]}, step=agent_steps)
+            counts = {name: row[name] for name in AXES if name in row and name != step}
+            self._wandb.log({**values, **counts}, step=row[step])
         except Exception as error:
             log.warning("wandb failed, metrics go to %s only: %s", self.path, error)
             self._wandb = None
 
-    def video_path(self, env_steps: int) -> Path:
-        """Where the video of the evaluation at `env_steps` belongs."""
-        return self.folder.video(env_steps)
+    def video_path(self, position: int) -> Path:
+        """Where the video of the evaluation at a position belongs."""
+        return self.folder.video(position)
 
-    def _wandb_video(self, env_steps: int) -> Any:
+    def _wandb_video(self, position: int) -> Any:
         """The video of an evaluation as wandb takes it; None if there is none."""
-        path = self.video_path(env_steps)
+        path = self.video_path(position)
         if not path.exists():
             return None
         try:
@@ -172,25 +190,25 @@ class Logger:
                 file.truncate(end)
                 raise
 
-    def evaluation(self, env_steps: int, agent_steps: int, returns: list[float]) -> None:
+    def evaluation(self, clock: Clock, returns: list[float]) -> None:
         """Append the row of an evaluation, and print it in a table."""
         mean, std = float(np.mean(returns)), sample_std(returns)
         values = {"return_mean": mean, "return_std": std, "returns": [round(r, 4) for r in returns]}
-        self.write("evaluation", env_steps, agent_steps, values)
+        self.write("evaluation", clock, values)
         if not self._header_shown:
             names = (
-                f"{'env steps':>10} {'return':>8} {'sample std':>10} {'min':>7} {'max':>7} "
+                f"{words(self.axis):>10} {'return':>8} {'sample std':>10} {'min':>7} {'max':>7} "
                 f"{'minutes':>8}"
             )
             self.console.print(Text(names, style="bold"))
             self._header_shown = True
         spread = "-" if std is None else f"{std:.1f}"
-        row = f"{env_steps:>10,} {mean:>8.1f} {spread:>10} {min(returns):>7.1f} "
+        row = f"{clock.now:>10,} {mean:>8.1f} {spread:>10} {min(returns):>7.1f} "
         self.console.print(Text(f"{row}{max(returns):>7.1f} {self.wall_time() / 60:>8.1f}"))
 
-    def show(self, env_steps: int, status: str) -> None:
+    def show(self, position: int, status: str) -> None:
         """Move the progress display."""
-        self.progress.update(self.task, completed=env_steps, status=status)
+        self.progress.update(self.task, completed=position, status=status)
 
     def restore_terminal(self) -> None:
         """Show the cursor, which the progress display hides, before the process ends at once.

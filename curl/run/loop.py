@@ -225,7 +225,7 @@ class Trainer(ABC):
             self.evaluating = False
         self.evaluated()
         if returns:
-            self.logger.evaluation(self.clock.env_steps, self.clock.agent_steps, returns)
+            self.logger.evaluation(self.clock, returns)
 
     def evaluated(self) -> None:
         """Note that the evaluation at this position is made, or given up."""
@@ -253,7 +253,7 @@ class Trainer(ABC):
 
     def write(self, kind: str, values: dict[str, Any]) -> None:
         """Append a row of metrics at the clock's time."""
-        self.logger.write(kind, self.clock.env_steps, self.clock.agent_steps, values)
+        self.logger.write(kind, self.clock, values)
 
     def finish(self) -> None:
         """Evaluate a run that reached its budget a last time, and checkpoint every run."""

@@ -136,9 +136,16 @@ def build_and_run(
         "shadow_size": environment["shadow_size"],
         "device": str(device),
         "precision": str(precision).removeprefix("torch."),
+        "axis": OnlineTrainer.axis,
     }
     save_config(folder, config, used)
-    logger = Logger(folder=folder, budget=config["env_steps"], config=config, **config["logger"])
+    logger = Logger(
+        folder=folder,
+        axis=OnlineTrainer.axis,
+        budget=config["env_steps"],
+        config=config,
+        **config["logger"],
+    )
     stack.callback(logger.close)
     logger.announce(
         f"{environment['env_id']}, {config['env_steps']:,} env steps, on {device} "

@@ -8,7 +8,8 @@ The first line says what the run was, each line after it is one evaluation:
 
 `used` is the machine with its Python and torch versions, OpenGL and precision; `commits` has
 several entries where a run was resumed with other code. Returns are undiscounted, one for each
-evaluation episode. Wall seconds count the training and the evaluations of all resumptions.
+evaluation episode. Wall seconds count the training and the evaluations of all resumptions. A run
+whose axis is another than env steps says so under `used`, and its lines hold that count instead.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from curl.run.clock import axis_of
+
 FORMAT = 1
 NAME = re.compile(r"seed_\d+\.jsonl")  # of a curve file; one that is kept apart has a longer name
 TEXTS = ("preset", "variant", "task", "settings_hash")
@@ -35,7 +38,7 @@ class Curve:
 
     Attributes:
         header: the first line; `config` in it holds nested plain values, as train.py saved them.
-        steps: int64 [E], env steps of the evaluations, ascending.
+        steps: int64 [E], positions of the evaluations on the axis of the run, ascending.
         returns: float64 [E, N], undiscounted return of each of the N episodes of an evaluation.
         wall_seconds: float64 [E], seconds trained and evaluated up to the end of each evaluation.
     """
@@ -49,12 +52,17 @@ class Curve:
     def config(self) -> Mapping[str, Any]:
         return self.header["config"]
 
+    @property
+    def axis(self) -> str:
+        """The count that `steps` are of: `env_steps`, or what the header says."""
+        return axis_of(self.header.get("used"))
+
     def lines(self) -> str:
         """The content of its file."""
         rows: list[Mapping[str, Any]] = [{"curve": FORMAT, **self.header}]
         numbers = zip(self.steps, self.returns, self.wall_seconds, strict=True)
         for steps, returns, seconds in numbers:
-            row = {"env_steps": int(steps), "returns": [round(float(r), 4) for r in returns]}
+            row = {self.axis: int(steps), "returns": [round(float(r), 4) for r in returns]}
             rows.append(row | {"wall_seconds": round(float(seconds), 1)})
         return "".join(json.dumps(row) + "\n" for row in rows)
 
@@ -94,13 +102,17 @@ def read_curve(path: Path, name: str | None = None) -> Curve:
     wrong += ["commits"] * (not isinstance(header.get("commits"), list))
     if wrong:
         raise ValueError(f"{name} is damaged: its first line lacks {', '.join(wrong)}")
+    try:
+        axis = axis_of(header["used"])
+    except ValueError as error:
+        raise ValueError(f"{name} is damaged: {error}") from None
     steps: list[int] = []
     returns: list[list[float]] = []
     seconds: list[float] = []
     for number, line in enumerate(lines[1:], start=2):
         try:
             row = json.loads(line)
-            steps.append(int(row["env_steps"]))
+            steps.append(int(row[axis]))
             returns.append([float(value) for value in row["returns"]])
             seconds.append(float(row["wall_seconds"]))
             whole = len(returns[-1]) == len(returns[0]) > 0 and sorted(set(steps)) == steps

@@ -1,4 +1,4 @@
-"""Runs -> a grid of variant × task × seed on one axis of env steps.
+"""Runs -> a grid of variant × task × seed on the axis that they share, such as env steps.
 
 A cell (variant, task) has numbers only when every seed of the grid is there and reached the step
 that is compared: averaging around a run that crashed would favour the variant that crashes.
@@ -13,6 +13,7 @@ from itertools import product
 import numpy as np
 
 from curl.checks import choice
+from curl.run.clock import words
 from curl.study.mixtures import refuse_mixtures, shared_axis, twice
 from curl.study.runs import Run
 
@@ -33,7 +34,7 @@ class Grid:
 
     Attributes:
         by: what makes a variant, as given; `variants` come baseline first, then sorted.
-        at: env steps at which scores are compared.
+        at: position on the axis at which scores are compared.
         steps: int64 [E], the evaluations that all runs share, up to `at`.
         runs: (variant, task, seed) -> run, finished or not.
     """
@@ -45,6 +46,11 @@ class Grid:
     at: int
     steps: np.ndarray
     runs: dict[tuple[str, str, int], Run]
+
+    @property
+    def axis(self) -> str:
+        """The axis of all runs, see curl/run/clock.py."""
+        return next(iter(self.runs.values())).axis
 
     def returns(self, variant: str, task: str) -> np.ndarray | None:
         """float64 [seeds, E] up to `at`; None where a run is missing or unfinished."""
@@ -69,7 +75,7 @@ class Grid:
                 lines.append(f"missing: {variant} on {task}, {seeds_text(missing)}")
             for run in found.values():
                 if run is not None and run.reached < self.at:
-                    there = f"at {max(run.reached, 0):,} of {self.at:,} env steps"
+                    there = f"at {max(run.reached, 0):,} of {self.at:,} {words(self.axis)}"
                     lines.append(f"unfinished: {run.name}, {there}")
         return lines
 
@@ -103,7 +109,7 @@ def make_grid(
 
     Args:
         by: a dotted configuration key, or augmentation, objective, agent, label, task.
-        at: env steps to compare at; None: the smallest budget among the runs.
+        at: position on the axis to compare at; None: the smallest budget among the runs.
         baseline: the variant to compare the others with.
         seeds: only these; None: every seed that any run has.
 

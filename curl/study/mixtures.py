@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from curl.run.clock import words
 from curl.study.runs import Run
 
 Cell = tuple[str, str, int]  # variant, task, seed
@@ -28,8 +29,15 @@ def _instead(one: Run, other: Run, key: str) -> str:
 
 
 def refuse_mixtures(keyed: Mapping[Cell, Run]) -> None:
-    """Refuse unequal evaluation episodes, action repeats of a task, settings of a variant on it."""
+    """Refuse unequal axes, evaluation episodes, action repeats of a task, settings of a variant."""
     runs = list(keyed.values())
+    axes = {run.axis: run for run in reversed(runs)}
+    if len(axes) > 1:
+        one, other = list(axes.values())[:2]
+        raise ValueError(
+            f"axes differ: {one.name} counts {words(one.axis)}, "
+            f"{other.name} counts {words(other.axis)}"
+        )
     episodes = {int(count): run for run in runs for count in run.episodes}
     if len(episodes) > 1:
         (a, one), (b, other) = list(episodes.items())[:2]
@@ -59,8 +67,9 @@ def shared_axis(runs: Sequence[Run], at: int | None) -> tuple[int, np.ndarray]:
     """The step to compare at and int64 [E], the evaluations up to there that all runs share.
 
     Args:
-        at: env steps; None: the smallest budget among the runs.
+        at: position on the axis that they share; None: the smallest budget among the runs.
     """
+    unit = words(runs[0].axis)
     at = min(run.budget for run in runs) if at is None else at
     longest = max(runs, key=lambda run: int((run.steps <= at).sum()))
     steps = longest.steps[longest.steps <= at]
@@ -71,14 +80,15 @@ def shared_axis(runs: Sequence[Run], at: int | None) -> tuple[int, np.ndarray]:
             step = sorted(set(own.tolist()) ^ set(steps.tolist()))[0]
             has, lacks = (run, longest) if step in own else (longest, run)
             raise ValueError(
-                f"env-step axes differ: {has.name} was evaluated at {step:,} env steps, "
+                f"{unit.removesuffix('s').replace(' ', '-')} axes differ: "
+                f"{has.name} was evaluated at {step:,} {unit}, "
                 f"{lacks.name} was not"
             )
     if not len(steps):
-        raise ValueError(f"no run has been evaluated by {at:,} env steps")
+        raise ValueError(f"no run has been evaluated by {at:,} {unit}")
     if steps[-1] != at:
         what = "was evaluated at" if any(run.reached > at for run in runs) else "has reached"
         raise ValueError(
-            f"no run {what} {at:,} env steps; the last evaluation before is --at {steps[-1]}"
+            f"no run {what} {at:,} {unit}; the last evaluation before is --at {steps[-1]}"
         )
     return at, steps

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from curl.run.clock import words
 from curl.study import drawing
 from curl.study.analysis import THRESHOLDS, Comparison
 from curl.study.drawing import REFERENCE
@@ -39,7 +40,7 @@ def save(images: dict[str, tuple[bytes, bytes]], folder: Path) -> None:
 
 
 def curves(comparison: Comparison) -> Figure:
-    """IQM and band over env steps for each task, and each run faintly, unfinished ones too."""
+    """IQM and band over the axis for each task, and each run faintly, unfinished ones too."""
     grid, looks = comparison.grid, drawing.looks(comparison.grid.variants)
     together = len(comparison.normalised) > 1 and bool(comparison.curves)
     figure, axes = drawing.panels(len(grid.tasks) + together)
@@ -53,16 +54,20 @@ def curves(comparison: Comparison) -> Figure:
         for variant in grid.variants:
             if cell := comparison.cells.get((variant, task)):
                 drawing.band(ax, grid.steps / 1000, cell.curve, looks[variant])
-        for step, level in reference_lines(task, grid.at).items():
+        for step, level in reference_lines(task, grid.at, grid.axis).items():
             ax.axhline(level, **REFERENCE)
             ax.annotate(f"{step // 1000}k", (1, level), **drawing.NOTE)
             entries[PUBLISHED] = REFERENCE
-        ax.set(title=task, xlabel="env steps (thousands)", ylabel="return")
+        ax.set(title=task, xlabel=f"{words(grid.axis)} (thousands)", ylabel="return")
     if together:
         ax = axes[-1]
         for variant, curve in comparison.curves.items():
             drawing.band(ax, grid.steps / 1000, curve, looks[variant])
-        ax.set(title=f"{EVERY_TASK}, normalised", xlabel="env steps (thousands)", ylabel="score")
+        ax.set(
+            title=f"{EVERY_TASK}, normalised",
+            xlabel=f"{words(grid.axis)} (thousands)",
+            ylabel="score",
+        )
     drawing.legend(figure, entries)
     return figure
 
@@ -83,10 +88,10 @@ def scores(comparison: Comparison) -> Figure:
                 height = np.full(len(last), y - 0.25)
                 ax.scatter(last, height, s=14, color=colour, alpha=0.7, linewidth=0)
         drawing.bars(ax, rows)
-        if reference := published(task, grid.at):
+        if reference := published(task, grid.at, grid.axis):
             ax.axvline(reference[0], **REFERENCE)
             entries[PUBLISHED] = REFERENCE
-        ax.set(title=task, xlabel=f"return at {grid.at:,} env steps")
+        ax.set(title=task, xlabel=f"return at {grid.at:,} {words(grid.axis)}")
     drawing.legend(figure, entries)
     return figure
 

@@ -6,6 +6,8 @@ their own papers: DrQ (Kostrikov et al. 2020), MLR (Yu et al. 2022), Simoun (202
 
 from __future__ import annotations
 
+from curl.run.clock import ENV_STEPS
+
 CURL = {
     100_000: {
         "finger_spin": (767, 56),
@@ -66,12 +68,17 @@ AT_100K = {
 }
 
 
-def published(task: str, at: int) -> tuple[int, int] | None:
-    """CURL's published mean and std at `at` env steps, returns; None where there is none."""
-    return CURL.get(at, {}).get(task)
+def published(task: str, at: int, axis: str) -> tuple[int, int] | None:
+    """CURL's published mean and std of returns at a position on an axis; None where there is none.
+
+    All published scores are at env steps.
+    """
+    return CURL.get(at, {}).get(task) if axis == ENV_STEPS else None
 
 
-def reference_lines(task: str, until: int) -> dict[int, int]:
+def reference_lines(task: str, until: int, axis: str) -> dict[int, int]:
     """Env steps -> published mean, for a curve up to `until`: 100k always, 500k if reached."""
+    if axis != ENV_STEPS:
+        return {}
     steps = [step for step in CURL if step <= max(until, min(CURL))]
     return {step: CURL[step][task][0] for step in steps if task in CURL[step]}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from curl.run.clock import words
 from curl.study.analysis import Comparison
 from curl.study.grid import SHORTCUTS, seeds_count, seeds_text
-from curl.study.published import CURL, published
+from curl.study.published import published, reference_lines
 from curl.study.statistics import AGGREGATES, PERMUTATIONS, RESAMPLES, Estimate
 from curl.summary import sample_std
 
@@ -63,7 +64,7 @@ def title(comparison: Comparison) -> str:
     """One line: what is compared, where, when."""
     grid = comparison.grid
     seeds = seeds_count(len(grid.seeds))
-    return f"{', '.join(grid.variants)} at {grid.at:,} env steps, {seeds}"
+    return f"{', '.join(grid.variants)} at {grid.at:,} {words(grid.axis)}, {seeds}"
 
 
 def interval(estimate: Estimate, digits: int = 0) -> str:
@@ -78,7 +79,7 @@ def _p_value(p: float) -> str:
 
 def _scores(comparison: Comparison) -> Rows:
     grid = comparison.grid
-    paper = any(published(task, grid.at) for task in grid.tasks)
+    paper = any(published(task, grid.at, grid.axis) for task in grid.tasks)
     rows = [["task", grid.by, "IQM", "mean ± sample std", "area under curve"]]
     for task in grid.tasks:
         for variant in grid.variants:
@@ -90,7 +91,7 @@ def _scores(comparison: Comparison) -> Rows:
             std = sample_std(last)
             spread = f"{last.mean():.0f}" + ("" if std is None else f" ± {std:.0f}")
             rows.append([task, variant, interval(cell.score), spread, interval(cell.area)])
-        if paper and (reference := published(task, grid.at)):
+        if paper and (reference := published(task, grid.at, grid.axis)):
             spread = f"{reference[0]} ± {reference[1]}"
             rows.append([task, "CURL, published", NONE, spread, NONE])
     return rows
@@ -104,7 +105,9 @@ def _aggregates(comparison: Comparison) -> Rows | None:
         found = comparison.aggregates.get(variant)
         cells = [interval(found[n], 3) if found else "incomplete" for n in AGGREGATES]
         rows.append([variant, *cells])
-    references = [published(task, comparison.grid.at) for task in comparison.normalised]
+    references = [
+        published(task, comparison.grid.at, comparison.grid.axis) for task in comparison.normalised
+    ]
     means = [reference[0] for reference in references if reference]
     if means and len(means) == len(references):
         rows.append(["CURL, published", NONE, NONE, f"{sum(means) / len(means) / 1000:.3f}", NONE])
@@ -180,14 +183,14 @@ def _method(comparison: Comparison) -> tuple[str, ...]:
     unknown = [task for task in grid.tasks if task not in comparison.normalised]
     lines = [
         f"Runs: {seeds_text(grid.seeds)} of each variant and task. A run's score is the mean "
-        f"return of its deterministic evaluation episodes at {grid.at:,} env steps.",
+        f"return of its deterministic evaluation episodes at {grid.at:,} {words(grid.axis)}.",
         f"Intervals: 95 %, percentiles of {RESAMPLES:,} stratified bootstrap resamples (runs drawn "
         "within each task). Few runs make them too narrow: on one task with normal scores they "
         "cover the truth 73 % of the time with 3 seeds, 89 % with 5, 94 % with 10.",
         "Sample std: standard deviation of runs with ddof = 1. IQM: mean of the middle half of "
         "runs. Area under curve: mean height of the learning curve "
-        f"from {grid.steps[0]:,} to {grid.at:,} env steps. Optimality gap: mean shortfall from "
-        "the maximum, lower is better. Profiles: share of runs above each score.",
+        f"from {grid.steps[0]:,} to {grid.at:,} {words(grid.axis)}. Optimality gap: mean shortfall "
+        "from the maximum, lower is better. Profiles: share of runs above each score.",
         "P: probability that a run of the first variant scores higher than a run of the second, "
         "averaged over tasks, with Newcombe's (2006) interval. Told apart: the interval lies above "
         f"0.5 and a permutation test ({PERMUTATIONS:,} shuffles within tasks) gives p ≤ 0.05.",
@@ -196,7 +199,7 @@ def _method(comparison: Comparison) -> tuple[str, ...]:
     ]
     if unknown:
         lines.append(f"Not normalised, for want of a known maximum: {', '.join(unknown)}.")
-    if any(task in scores for task in grid.tasks for scores in CURL.values()):
+    if any(reference_lines(task, grid.at, grid.axis) for task in grid.tasks):
         lines.append(
             "Published: Laskin et al. 2020, 10 seeds, batch 512, at the env steps named; the paper "
             "does not say which standard deviation it gives."

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from curl.checks import choice, whole
+from curl.run.clock import AXES, ENV_STEPS, Clock, axis_of, words
 from curl.run.folder import CONFIG, METRICS, RunFolder, read_config, run_folders
 from curl.schema import BOOKKEEPING, USED, complete, flat, within
 from curl.study.curves import curve_files, read_curve
@@ -27,13 +28,14 @@ class Run:
     Attributes:
         name: the folder without the machine's part of the path, as reports call it.
         config: nested plain values, as train.py saved them.
-        steps: int64 [E], env steps at which its evaluations were due, ascending. An evaluation
-            is made at the first agent step that reaches its interval, so it may be up to
-            `action_repeat` - 1 env steps late; episodes of uneven lengths make that differ
+        steps: int64 [E], positions on its axis at which its evaluations were due, ascending. An
+            evaluation is made at the first agent step that reaches its interval, so it may be up
+            to `action_repeat` - 1 env steps late; episodes of uneven lengths make that differ
             between runs that are to be compared.
         returns: float64 [E], mean undiscounted return of each evaluation.
         episodes: int64 [E], episodes of each evaluation.
-        env_steps: of the last row of any kind; 0 before the first.
+        clock: of the last row of any kind, with the axis of the run; 0 before the first. Rows of
+            older versions do not say the updates, which are 0 then.
     """
 
     name: str
@@ -41,7 +43,21 @@ class Run:
     steps: np.ndarray
     returns: np.ndarray
     episodes: np.ndarray
-    env_steps: int
+    clock: Clock
+
+    @property
+    def axis(self) -> str:
+        """The count in which the run is measured: `env_steps`, or another of its clock's."""
+        return self.clock.axis
+
+    @property
+    def position(self) -> int:
+        """How far the run is on its axis."""
+        return self.clock.now
+
+    @property
+    def env_steps(self) -> int:
+        return self.clock.env_steps
 
     @property
     def seed(self) -> int:
@@ -53,12 +69,15 @@ class Run:
 
     @property
     def budget(self) -> int:
-        """Env steps at which it ends, or a few more: its last agent step is a whole one."""
-        return whole(f"env_steps of {self.name}", self.setting("env_steps"))
+        """Position at which it ends, or a little more: its last agent step is a complete one.
+
+        The setting that holds it is called like the axis.
+        """
+        return whole(f"{self.axis} of {self.name}", self.setting(self.axis))
 
     @property
     def reached(self) -> int:
-        """Env steps at which its last evaluation was due; -1 before the first."""
+        """Position at which its last evaluation was due; -1 before the first."""
         return int(self.steps[-1]) if len(self.steps) else -1
 
     def setting(self, key: str) -> Any:
@@ -115,14 +134,18 @@ def read_run(folder: Path, name: str) -> Run:
     if not files.config.is_file():
         raise ValueError(f"{name} has {METRICS} but no {CONFIG}")
     config = read_config(folder, name)
-    found, env_steps = _read_metrics(files.metrics, name)
-    found = {due(step, config): returns for step, returns in found.items()}
+    try:
+        axis = axis_of(config.get(USED))
+    except ValueError as error:
+        raise ValueError(f"{name}/{CONFIG}: {error}") from None
+    found, clock = _read_metrics(files.metrics, name, axis)
+    found = {due(step, config, axis): returns for step, returns in found.items()}
     steps = sorted(found)
     returns = np.array([np.mean(found[step]) for step in steps], dtype=np.float64)
     if not np.isfinite(returns).all():
         bad = steps[int(np.flatnonzero(~np.isfinite(returns))[0])]
         raise ValueError(
-            f"{name}: the return at {bad:,} env steps is not finite; leave that run out"
+            f"{name}: the return at {bad:,} {words(axis)} is not finite; leave that run out"
         )
     return Run(
         name=name,
@@ -130,19 +153,22 @@ def read_run(folder: Path, name: str) -> Run:
         steps=np.array(steps, dtype=np.int64),
         returns=returns,
         episodes=np.array([len(found[step]) for step in steps], dtype=np.int64),
-        env_steps=env_steps,
+        clock=clock,
     )
 
 
-def due(step: int, config: Mapping[str, Any]) -> int:
-    """The env step at which an evaluation that was made at `step` was due.
+def due(step: int, config: Mapping[str, Any], axis: str = ENV_STEPS) -> int:
+    """The position at which an evaluation that was made at `step` was due.
 
-    That is the budget, or else the last multiple of `eval_every`, if the agent step that ended at
+    Agent steps and updates come one at a time, so that nothing is late on their axes. On env steps
+    it is the budget, or else the last multiple of `eval_every`, if the agent step that ended at
     `step` reached it. Where it reached neither (they were changed on resuming), it is `step`.
     """
+    if axis != ENV_STEPS:
+        return step
     task = config.get("task")
     repeat = task.get("action_repeat") if isinstance(task, Mapping) else None
-    every, budget = config.get("eval_every"), config.get("env_steps")
+    every, budget = config.get("eval_every"), config.get(ENV_STEPS)
     if type(repeat) is int and repeat > 0:
         if type(budget) is int and 0 <= step - budget < repeat:
             return budget
@@ -159,29 +185,29 @@ def _read_curve(path: Path, name: str) -> Run:
         steps=curve.steps,
         returns=curve.returns.mean(axis=1),
         episodes=np.full(len(curve.steps), curve.returns.shape[1], dtype=np.int64),
-        env_steps=int(curve.steps[-1]),
+        clock=Clock(curve.axis, **{curve.axis: int(curve.steps[-1])}),
     )
 
 
-def _read_metrics(path: Path, name: str) -> tuple[dict[int, list[float]], int]:
-    """Evaluations, env steps -> returns, and env steps of the last row; nothing before the first.
+def _read_metrics(path: Path, name: str, axis: str) -> tuple[dict[int, list[float]], Clock]:
+    """Evaluations, position on the axis -> returns, and the clock of the last row.
 
-    A step evaluated twice (a resumed run) counts once, the later time.
+    Where a resumed run evaluated a position twice, the later evaluation counts.
     """
     found: dict[int, list[float]] = {}
-    last = 0
+    clock = Clock(axis)
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            last = int(row.get("env_steps", last))
+            vars(clock).update({count: int(row[count]) for count in AXES if count in row})
             if row["kind"] == "evaluation":
                 returns = [float(value) for value in row["returns"]]
                 if not returns:
                     raise ValueError("no returns")
-                found[int(row["env_steps"])] = returns
+                found[int(row[axis])] = returns
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             if number == len(lines):
                 break  # half a line: the run is writing it, or died while it did
             raise ValueError(f"{name}/{METRICS}, line {number} is no metrics row") from error
-    return found, last
+    return found, clock

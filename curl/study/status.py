@@ -28,6 +28,7 @@ from rich.text import Text
 
 from curl import tables
 from curl.errors import program, refuse
+from curl.run.clock import ENV_STEPS, words
 from curl.run.folder import RunFolder, is_worked_on, run_folders
 from curl.study.runs import Run, named, read_run
 
@@ -83,13 +84,16 @@ def table(found: Sequence[Status], width: int = 120) -> Group:
         width: characters in a line.
     """
     top = os.path.commonpath([Path(each.name).parent for each in found])
-    head = ["run", "state", "env steps", "of", "return", "at", "updated"]
+    axes = {each.run.axis for each in found if each.run is not None} or {ENV_STEPS}
+    counted = words(*axes) if len(axes) == 1 else "position"
+    head = ["run", "state", counted, "of", "return", "at", "updated"]
     noted = any(each.note for each in found)
     rows: list[list[Text]] = []
     for each in found:
         run, cells = each.run, ["-"] * 4
         if run is not None:
-            cells[:2] = f"{max(run.env_steps, run.reached):,}", f"{run.budget:,}"
+            unit = f" {words(run.axis)}" * (len(axes) > 1)
+            cells[:2] = f"{max(run.position, run.reached):,}", f"{run.budget:,}{unit}"
             if run.reached >= 0:
                 cells[2:] = f"{run.returns[-1]:.1f}", f"{run.reached:,}"
         cells += [_ago(each.age)] + [each.note] * noted

@@ -23,7 +23,7 @@ def write_csv(comparison: Comparison, folder: Path) -> None:
 
 def _runs(comparison: Comparison) -> Rows:
     grid = comparison.grid
-    rows: Rows = [("variant", "task", "seed", "run", "state", "env_steps", "return_mean")]
+    rows: Rows = [("variant", "task", "seed", "run", "state", grid.axis, "return_mean")]
     for (variant, task, seed), run in sorted(grid.runs.items()):
         state = "complete" if run.reached >= grid.at else "unfinished"
         for step, score in zip(run.steps.tolist(), run.returns.tolist(), strict=True):
@@ -33,7 +33,8 @@ def _runs(comparison: Comparison) -> Rows:
 
 
 def _curves(comparison: Comparison) -> Rows:
-    rows: Rows = [("variant", "task", "env_steps", *(f"iqm_{end}" for end in ENDS))]
+    axis = comparison.grid.axis
+    rows: Rows = [("variant", "task", axis, *(f"iqm_{end}" for end in ENDS))]
     for (variant, task), cell in comparison.cells.items():
         for step, point in zip(comparison.grid.steps.tolist(), cell.curve.T.tolist(), strict=True):
             rows.append((variant, task, step, *point))
