@@ -155,11 +155,13 @@ def experiments() -> str:
 
 
 def agent_settings(path: Path) -> str:
-    rows = [
-        [f"`agent.{key}`", f"`{value}`", cell(comment)]
-        for key, value, comment in settings(path)
-        if key not in ("name", "label")
-    ]
+    """The settings in the file of an agent, and those of the run that it sets as well."""
+    whole_run = "# @package _global_" in path.read_text(encoding="utf-8")
+    rows = []
+    for key, value, comment in settings(path):
+        dotted = key if whole_run else f"agent.{key}"
+        if dotted not in ("agent.name", "agent.label"):
+            rows.append([f"`{dotted}`", f"`{value}`", cell(comment)])
     return table(["setting", "default", "meaning"], rows)
 
 
