@@ -117,6 +117,10 @@ RULES: list[tuple[str, Run | Exempt]] = [
         r"python -m benchmarks\.probe",
         Run(("--objectives", "infonce", "--augmentations", "crop", "--seeds", "0", "--updates=4")),
     ),
+    (
+        r"python -m benchmarks\.compiled",
+        Exempt("needs a C++ compiler, and its failure is what the text reports"),
+    ),
     (r"python -m benchmarks\.docs", Run()),
     (r"\.venv/bin/pre-commit install", Exempt("would change the hooks of the checkout")),
     (r"make help$", Run(fast=True)),
