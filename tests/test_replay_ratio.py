@@ -121,6 +121,28 @@ def test_a_run_makes_the_updates_that_are_due(tmp_path: Path, ratio: float) -> N
     assert len(expected) == math.floor(Fraction(str(ratio)) * 55)
 
 
+class Silent(Counting):
+    """Measures nothing."""
+
+    def update(self, batch: Batch) -> Metrics:
+        super().update(batch)
+        return {}
+
+
+@pytest.mark.usefixtures("handlers")
+def test_an_agent_need_not_measure_anything(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its updates count all the same, and the run is not said to have learned nothing."""
+    agent = Silent()
+    run(tmp_path, agent)
+    assert len(agent.updated_after) == 55
+    found = Checkpoints(tmp_path).load()
+    assert found is not None and found[0]["metrics"] == {}
+    assert found[0]["counters"]["updates"] == 55
+    assert not [text for text in caplog.messages if "without a single update" in text]
+
+
 @pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("ratio", [0.3, 1.5, 2])
 @pytest.mark.parametrize("stopped_at", [3, 24, 41])
