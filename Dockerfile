@@ -45,7 +45,7 @@ ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,graphi
 ENV PATH=/opt/curl/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     HOME=/home/curl USER=curl SDL_VIDEODRIVER=dummy
 COPY --from=build /opt/curl /opt/curl
-COPY train.py eval.py docker-entrypoint LICENSE /app/
+COPY docker-entrypoint LICENSE /app/
 COPY configs /app/configs
 COPY curl /app/curl
 USER curl

@@ -118,21 +118,26 @@ class Logger(Settings):
     project: Text = knob("wandb project", resumable=True)
 
 
-class Policy(Settings):
-    """What it takes to build an agent and let it act: all that `eval.py` reads of a run."""
+class Scene(Settings):
+    """What it takes to build the environment of a run."""
 
     model_config = ConfigDict(extra="ignore")
 
     task: Task = knob("the environment")
-    agent: Agent = knob("what acts and learns")
-    augmentation: Augmentation = knob("what draws views")
-    objective: Objective = knob("the auxiliary loss")
-    frame_stack: Positive = knob("frames per observation")
     render_size: Positive = knob("edge of a frame, pixels")
     shadow_size: Literal["auto"] | Count | None = knob(
         "edge of MuJoCo's shadow map, texels; 0: no shadows"
     )
     reflections: bool = knob("whether MuJoCo draws what a floor mirrors", default=True)
+
+
+class Policy(Scene):
+    """What it takes to build an agent and let it act: all that an evaluation reads of a run."""
+
+    agent: Agent = knob("what acts and learns")
+    augmentation: Augmentation = knob("what draws views")
+    objective: Objective = knob("the auxiliary loss")
+    frame_stack: Positive = knob("frames per observation")
     precision: Literal["auto", "float32", "bfloat16"] = knob("of convolutions and hidden layers")
     updates_per_step: float = knob("gradient updates per agent step", gt=0, default=1)
 

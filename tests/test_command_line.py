@@ -21,11 +21,9 @@ from hydra.errors import HydraException
 from test_end_to_end import ENVIRONMENT, ROOT, SETTINGS, rows
 from test_faults import arguments as tiny_run
 
-import train
 from curl import errors
-from curl.command import overrides, views
+from curl.command import compare, main, status, train, views
 from curl.hardware.device import OpenGLError, choose_opengl, find_opengl
-from curl.study import compare, status
 
 Typed = Callable[..., tuple[int, str, str]]
 
@@ -37,18 +35,16 @@ def typed(
     capsys: pytest.CaptureFixture[str],
     handlers: Any,
 ) -> Iterator[Typed]:
-    """Runs `train.py ARGUMENTS` in this process; its code, stdout and stderr."""
+    """Runs `python -m curl train ARGUMENTS` in this process; its code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # also takes it away afterwards
     monkeypatch.delenv(train.sweep.STOP, raising=False)
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        configs = f"--config-path={ROOT / 'configs'}"  # the program is no module here
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), configs, *arguments])
         GlobalHydra.instance().clear()
         try:
             with pytest.raises(SystemExit) as caught:
-                overrides.hydra_program(train.main)
+                main.run(["train", *arguments])
         finally:
             train.sweep.STOP in os.environ and Path(os.environ.pop(train.sweep.STOP)).unlink()
             GlobalHydra.instance().clear()
@@ -201,7 +197,7 @@ def test_a_failing_part_of_this_program_is_a_traceback(
 ) -> None:
     """One line is for what users get wrong; a fault of the code has to be seen whole."""
 
-    def broken(_: Any) -> int:
+    def broken(*_: Any, **__: Any) -> int:
         raise ZeroDivisionError
 
     monkeypatch.setattr(train, "train", broken)
@@ -295,13 +291,11 @@ def test_a_backend_that_cannot_draw_is_refused_with_the_reason(
 # -- Ctrl-C and closed pipes -----------------------------------------------------------------------
 
 PROGRAMS = {
-    "train": [str(ROOT / "train.py")],
+    "train.py": [str(ROOT / "train.py")],
     "sweep": [str(ROOT / "train.py"), "-m", "seed=1,2"],
-    "eval": [str(ROOT / "eval.py"), "runs"],
-    "compare": [str(ROOT / "eval.py"), "compare", "runs"],
-    "status": ["-m", "curl.study.status"],
-    "views": ["-m", "curl.command.views"],
-}
+    "eval.py": [str(ROOT / "eval.py"), "runs"],
+    "eval.py compare": [str(ROOT / "eval.py"), "compare", "runs"],
+} | {name: ["-m", "curl", name] for name in ("train", "eval", "compare", "status", "views")}
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
@@ -345,7 +339,12 @@ def test_ctrl_c_while_a_sweep_is_checked_starts_no_run(
 
 
 @pytest.mark.parametrize(
-    ("module", "inner"), [(compare, "compare"), (status, "find"), (views, "observe")]
+    ("module", "inner"),
+    [
+        (compare, "curl.study.compare.compare"),
+        (status, "curl.command.status.find"),
+        (views, "curl.command.views.observe"),
+    ],
 )
 def test_ctrl_c_in_the_other_programs_is_no_traceback(
     module: Any,
@@ -355,7 +354,7 @@ def test_ctrl_c_in_the_other_programs_is_no_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, inner, interrupted)
+    monkeypatch.setattr(inner, interrupted)
     arguments = ["runs"] if module is not views else []
     assert errors.exits_with_one_line(module.main, arguments) == 130
     assert capsys.readouterr().err == "interrupted\n"

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
-from curl.study.compare import compare, main
+from curl.command.compare import main
+from curl.study.compare import compare
 from curl.study.report import sections
 from curl.study.runs import due, find_runs
 

@@ -18,8 +18,9 @@ import pytest
 from test_end_to_end import ENVIRONMENT, ROOT
 from test_faults import run
 
-import eval as program
+from curl.command import eval as program
 from curl.errors import exits_with_one_line
+from curl.run import scoring
 from curl.run.checkpoint import read_state, save_file
 
 pytestmark = pytest.mark.usefixtures("fault")
@@ -93,14 +94,14 @@ def test_one_bad_run_does_not_lose_the_others(
 def test_an_environment_that_fails_does_not_lose_the_other_runs(
     runs: list[Path], evaluate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = program.evaluate_run
+    measure = scoring.evaluate_run
 
     def failing(run: Path, **settings: Any) -> dict[str, Any]:
         if run == runs[1]:
             raise ArithmeticError("the joint broke\nin two")
         return measure(run, **settings)
 
-    monkeypatch.setattr(program, "evaluate_run", failing)
+    monkeypatch.setattr(scoring, "evaluate_run", failing)
     code, printed, said = evaluate(runs)
     assert code == 2
     assert errors(said) == [f"error: {runs[1]}: ArithmeticError: the joint broke in two"]

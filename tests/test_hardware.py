@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-import eval as evaluation_program
+from curl.command import eval as evaluation_program
 from curl.data.environment import make_env
 from curl.hardware import device as hardware
 from curl.hardware.device import choose_device, choose_rendering_gpu, egl, machine, prepare_device
@@ -76,7 +76,7 @@ def test_programs_prepare_the_device_before_anything_is_made(
     for program in (start, evaluation_program):
         monkeypatch.setattr(program, "prepare_device", calls.append)
         monkeypatch.setattr(program, "choose_opengl", stop)
-        monkeypatch.setattr(program, "seed_everything", stop)
+        monkeypatch.setattr(program, "seed_everything", stop, raising=False)
     config = {"threads": 0, "device": "cuda:1", "opengl": "auto"}
     with pytest.raises(StopHereError):
         start.build_and_run(config, GPU, None, None)  # pyright: ignore[reportArgumentType]

@@ -18,10 +18,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pydantic.fields import FieldInfo
 
-import eval as evaluation
 from curl import schema
 from curl.agents.sac import SAC
-from curl.run import build, folder
+from curl.run import build, folder, policy, scoring
 from curl.run.checkpoint import CheckpointError
 from curl.schema import SettingsError
 
@@ -388,7 +387,7 @@ def test_an_evaluation_says_whose_settings_it_does_not_take(
     """Before an environment is opened where that can be known, and in one line."""
     counters = {"agent_steps": 1, "env_steps": 8}
     state = {"config": changed(key, value), "agent": {}, "counters": counters}
-    monkeypatch.setattr(evaluation, "read_state", lambda _: state)
+    monkeypatch.setattr(policy, "read_state", lambda _: state)
     small = {"agent.latent_dim": 4, "task.env_id": "Pendulum-v1"}
     for name, number in small.items():
         state["config"] = _with(state["config"], name, number)
@@ -396,7 +395,7 @@ def test_an_evaluation_says_whose_settings_it_does_not_take(
     path.parent.mkdir()
     path.touch()
     with pytest.raises(CheckpointError) as caught:
-        evaluation.evaluate_run(
+        scoring.evaluate_run(
             path,
             episodes=1,
             seed=0,

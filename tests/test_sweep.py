@@ -26,9 +26,11 @@ from test_compare import make_run
 from test_end_to_end import ENVIRONMENT, ROOT, SETTINGS, rows
 
 from curl.command import sweep
+from curl.command.status import main
+from curl.errors import exits_with_one_line
 from curl.run.checkpoint import sha256
 from curl.run.folder import last_holder, locked
-from curl.study.status import find, main, status, table
+from curl.study.status import find, status, table
 
 CONFIGS = ROOT / "configs"
 PLANET = ("finger_spin", "cartpole_swingup", "reacher_easy")
@@ -344,7 +346,7 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_without_runs_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(tmp_path)]) == 2
+    assert exits_with_one_line(main, [str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"error: no run in {tmp_path}\n"
 
 

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.text import Text
 from test_compare import make_run
 
-from curl.study import compare, status
+from curl.command import compare, status
+from curl.command.eval import show
 from curl.tables import UNLIMITED, make_console, table
-from eval import show
 
 NAME = "runs/[a]/a_rather_long_name_of_an_experiment-with-[bold]brackets[/bold]/seed_1"
 HEAD = ("run", "state", "env steps", "95 % interval")

@@ -88,7 +88,7 @@ def test_every_end_of_a_watched_status_shows_the_cursor(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     make_run(tmp_path)
-    command = [sys.executable, "-m", "curl.study.status", str(tmp_path), "--watch", "100"]
+    command = [sys.executable, "-m", "curl", "status", str(tmp_path), "--watch", "100"]
     started = InTerminal(command)
     started.wait_for(b"1 run")
     time.sleep(0.3)

@@ -7,18 +7,18 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from curl.errors import BAD_INPUT, nearest, program, refuse
+from curl.command import CONFIGS
+from curl.errors import BAD_INPUT, nearest, refuse
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 GRAMMAR = re.compile(  # how the parser of overrides begins when it does not understand one
     r"mismatched input|extraneous input|no viable alternative|missing EQUAL|token recognition"
 )
@@ -32,37 +32,33 @@ class RunFailedError(HydraException):
     """A run of a sweep failed, and the others went on."""
 
 
-def hydra_program(main: Callable[[], Any]) -> NoReturn:
-    """Run `main`, decorated by Hydra, as this process's program.
+def hydra_exit_code(main: Callable[[], Any]) -> int:
+    """Run `main`, decorated by Hydra, on `sys.argv`; returns the exit code of the process.
 
     What Hydra would print as a page, or as a traceback, becomes one line and code 2, or code 1
     once a sweep's runs are under way.
     """
     sweep_began.clear()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # it raises instead of printing
-
-    def run() -> int:
-        try:
-            main()
-        except RunFailedError as error:
+    try:
+        main()
+    except RunFailedError as error:
+        refuse(error)
+        return 1
+    except SystemExit as error:
+        if error.code == 1 and not_ours(error):
+            return BAD_INPUT
+        raise
+    except BrokenPipeError:
+        raise  # the help, into a pipe that nobody reads
+    except Exception as error:
+        if os.environ.get("CURL_TRACEBACK") or not not_ours(error):
+            raise
+        if sweep_began.is_set():  # a job of SLURM that was killed, for example
             refuse(error)
             return 1
-        except SystemExit as error:
-            if error.code == 1 and not_ours(error):
-                return BAD_INPUT
-            raise
-        except BrokenPipeError:
-            raise  # the help, into a pipe that nobody reads
-        except Exception as error:
-            if os.environ.get("CURL_TRACEBACK") or not not_ours(error):
-                raise
-            if sweep_began.is_set():  # a job of SLURM that was killed, for example
-                refuse(error)
-                return 1
-            return refuse(explained(error))
-        return 0
-
-    program(run)
+        return refuse(explained(error))
+    return 0
 
 
 def not_ours(error: BaseException) -> bool:
@@ -71,8 +67,16 @@ def not_ours(error: BaseException) -> bool:
     return all(frame.f_code.co_name != "run_job" for frame, _ in frames)
 
 
-def explained(error: BaseException, configs: Path = CONFIGS) -> str:
-    """What Hydra or OmegaConf has against the command line, in one line."""
+def explained(
+    error: BaseException, overrides: Sequence[str] | None = None, configs: Path = CONFIGS
+) -> str:
+    """What Hydra or OmegaConf has against overrides, in one line.
+
+    Args:
+        overrides: what was given; None: the arguments of the program that are no options.
+    """
+    if overrides is None:
+        overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     text = str(error)
     if found := re.search(r"Could not override '([^']+)'", text):
         return f"unknown key {found[1]!r}{nearest(found[1], default_keys(configs))}"
@@ -83,7 +87,6 @@ def explained(error: BaseException, configs: Path = CONFIGS) -> str:
         return f"unknown {group} {name!r}{nearest(name, known)}; known: {', '.join(known)}"
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found[1]} holds several values: give -m to sweep over them, or quote the value"
-    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     nameless = [argument for argument in overrides if argument.startswith("=")]
     if nameless or GRAMMAR.search(text):
         named = re.search(r"Error parsing override '(.*?)'\n", text)

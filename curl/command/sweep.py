@@ -1,4 +1,4 @@
-"""Many runs: `python train.py -m seed=1,2,3`. What Hydra's launchers leave to the program.
+"""Many runs: `python -m curl train -m seed=1,2,3`. What Hydra's launchers leave to the program.
 
 On this machine a run of a sweep is a process of its own, started with the command line that would
 start it alone: its memory is given back, and a crash or a hang ends no other run. A signal to the
@@ -18,6 +18,7 @@ import re
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -75,7 +76,8 @@ def _installed(module: str) -> bool:
 class Planned(Callback):
     """Checks every run of a sweep before the first begins, and leaves a config.yaml for each.
 
-    So `curl.study.status` knows those that wait, and a misspelt name is found now, not overnight.
+    So `python -m curl status` knows those that wait, and a misspelt name is found now and not
+    overnight.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -228,6 +230,20 @@ def ending(code: int) -> str:
     return f"exit code {code}"
 
 
+def environment_of_runs() -> dict[str, str]:
+    """The environment variables of a run's own process: those of this one, without the sweep's.
+
+    `python -m curl` finds the package there, even if train.py was started by its path, from another
+    folder and without an installation.
+    """
+    variables = {name: value for name, value in os.environ.items() if name != STOP}
+    here = str(Path(__file__).parents[2])
+    if here != sysconfig.get_path("purelib"):
+        before = variables.get("PYTHONPATH")
+        variables["PYTHONPATH"] = os.pathsep.join([here, *([before] if before else [])])
+    return variables
+
+
 def run_in_subprocess(command: Sequence[str], output: Any = None) -> int:
     """Run a command in a process and session of its own, and hand the sweep's signals to it.
 
@@ -235,10 +251,9 @@ def run_in_subprocess(command: Sequence[str], output: Any = None) -> int:
     """
     listen()
     parent, told = os.getppid(), 0
-    environment = {name: value for name, value in os.environ.items() if name != STOP}
     process = subprocess.Popen(
         command,
-        env=environment,
+        env=environment_of_runs(),
         start_new_session=True,
         stdin=subprocess.DEVNULL,
         stdout=output,

@@ -1,12 +1,7 @@
-"""A contact sheet of every configured augmentation on one real observation of a task.
-
-`python -m curl.command.views --task cartpole_swingup --out views.png`; the YAMLs are read from
-`configs/`.
-"""
+"""`python -m curl views`: a contact sheet of every augmentation on one observation of a task."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +17,12 @@ from torch import Tensor
 
 from curl import augmentations
 from curl.checks import choice, whole
+from curl.command import CONFIGS
+from curl.command.parser import Parser, add_opengl, add_out, add_seed, number
 from curl.data.batch import FrameStacks, stack_of
 from curl.data.seeding import Stream, episode_seed, generator_seed, random_action
-from curl.errors import program
 from curl.hardware.device import choose_opengl, load_renderer, renders_in_software
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 CPU = torch.device("cpu")
 RENDER_SIZE, FRAME_STACK = 100, 3  # as in the paper
 CELL = 0.88  # inches
@@ -59,9 +54,11 @@ def task_settings(name: str) -> dict[str, Any]:
     return yaml.safe_load((CONFIGS / "task" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
-def observe(task: Mapping[str, Any], *, seed: int, steps: int = 12) -> FrameStacks:
+def observe(
+    task: Mapping[str, Any], *, seed: int, steps: int = 12, opengl: str = "auto"
+) -> FrameStacks:
     """The stack of frames after `steps` random agent steps of a task."""
-    backend = choose_opengl("auto", CPU)
+    backend = choose_opengl(opengl, CPU)
     load_renderer(backend)
     software = renders_in_software(backend, CPU)
     # after the OpenGL backend has been chosen
@@ -125,28 +122,48 @@ def draw(sheet: Sequence[Row], title: str) -> Figure:
     return figure
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Refusals are raised as ValueError, OSError or OpenGLError."""
-    parser = argparse.ArgumentParser(
-        prog="python -m curl.command.views", description="A contact sheet of every augmentation"
+def parser() -> Parser:
+    parser = Parser(
+        "views",
+        "Draw a sheet with every configured augmentation: one row for each, with the view that "
+        "acting\nand evaluation use, and random views of the query and of the key encoder, all of "
+        "one observation\nof a task.",
+        examples={
+            "": "The sheet of cartpole swing-up, as views.png.",
+            "--task walker_walk --views 5 --out walker.png": "Five random views of each side, of "
+            "another task.",
+        },
     )
-    add = parser.add_argument
-    add("--task", default="cartpole_swingup", help="a name of configs/task")
-    add("--out", type=Path, default=Path("views.png"), help="the image to write")
-    add("--views", type=int, default=3, help="random views of each side")
-    add("--seed", type=int, default=0, help="of the observation and of the views")
-    options = parser.parse_args(argv)
-    whole("views", options.views)
-    whole("seed", options.seed, at_least=0)
+    parser.add_argument(
+        "--task",
+        metavar="NAME",
+        default="cartpole_swingup",
+        help="The task that is observed: a name of configs/task. The default is cartpole_swingup.",
+    )
+    parser.add_argument(
+        "--views",
+        type=number,
+        metavar="N",
+        default=3,
+        help="How many random views of each side are drawn. The default is 3.",
+    )
+    add_seed(parser, "The seed of the observation and of the random views.")
+    add_opengl(parser)
+    add_out(parser, "The image to write, as PNG.", Path("views.png"))
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command. Refusals are raised as ValueError, OSError or OpenGLError."""
+    options = parser().parse_args(arguments)
+    whole("--views", options.views)
+    whole("--seed", options.seed, at_least=0)
     task = task_settings(options.task)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet = rows(observe(task, seed=options.seed), views=options.views, seed=options.seed)
+    observed = observe(task, seed=options.seed, opengl=options.opengl)
+    sheet = rows(observed, views=options.views, seed=options.seed)
     title = f"{options.task}: the newest of {FRAME_STACK} frames, {RENDER_SIZE} x {RENDER_SIZE}"
     with matplotlib.rc_context(STYLE):
         draw(sheet, title).savefig(options.out, format="png", pil_kwargs={"optimize": True})
     print(options.out)
     return 0
-
-
-if __name__ == "__main__":
-    program(main)

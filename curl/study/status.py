@@ -1,4 +1,4 @@
-"""How far are the runs? `python -m curl.study.status runs [--watch 5]`.
+"""How far runs are, told by their files alone.
 
 Reads the files of the runs and nothing else, so it serves whatever started them, from any machine
 that sees the folders.
@@ -12,22 +12,17 @@ that sees the folders.
 
 from __future__ import annotations
 
-import argparse
 import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Group
 from rich.text import Text
 
 from curl import tables
-from curl.errors import program, refuse
 from curl.run.clock import ENV_STEPS, words
 from curl.run.folder import RunFolder, is_worked_on, run_folders
 from curl.study.runs import Run, named, read_run
@@ -113,56 +108,3 @@ def _ago(seconds: float | None) -> str:
         if seconds >= length:
             return f"{seconds / length:.0f} {unit} ago"
     return f"{seconds:.0f} s ago"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; prints the table, with --watch until Ctrl-C. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m curl.study.status", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="default: runs")
-    parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again")
-    options = parser.parse_args(argv)
-    console = tables.make_console()
-    try:
-        if options.watch is None:
-            console.print(table(find(options.runs), console.width))
-            return 0
-        watch(options.runs, max(options.watch, 0.1), console)
-    except ValueError as error:
-        return refuse(error)
-    except Stopped as stopped:
-        return 0 if stopped.number == signal.SIGINT else 128 + stopped.number
-    return 0
-
-
-class Stopped(Exception):  # noqa: N818
-    """A signal asked to stop."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-def watch(runs: Sequence[Path], seconds: float, console: Console) -> None:
-    """Show the table again and again. It hides the cursor, and shows it again however it ends.
-
-    Raises:
-        Stopped: by SIGINT or SIGTERM; further ones do not disturb the way out, which ends the
-            process.
-    """
-    numbers = (signal.SIGINT, signal.SIGTERM)
-
-    def stop(number: int, _: FrameType | None) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)
-        raise Stopped(number)
-
-    for number in numbers:
-        signal.signal(number, stop)
-    with Live(table(find(runs), console.width), console=console, auto_refresh=False) as live:
-        while True:
-            time.sleep(seconds)
-            live.update(table(find(runs), console.width), refresh=True)
-
-
-if __name__ == "__main__":
-    program(main)

@@ -1,0 +1,78 @@
+"""`python -m curl compare RUN ...`: which variant is better, and is it luck?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.text import Text
+
+from curl.command.parser import Parser, add_out, add_runs, add_seed, number, numbers
+from curl.study import compare, rendering, report
+from curl.study.grid import SHORTCUTS
+from curl.tables import make_console
+
+
+def parser() -> Parser:
+    parser = Parser(
+        "compare",
+        "Compare variants by the evaluations that their runs recorded: interquartile means with "
+        "95 %\nbootstrap intervals, permutation tests and probabilities of improvement. Every "
+        "variant needs\nthe same tasks and seeds. Nothing is trained or evaluated anew, and no "
+        "checkpoint is needed.",
+        examples={
+            "runs/cartpole_swingup --by label": "All variants of one task, told apart by their "
+            "label.",
+            "runs --by objective --baseline none --out report": "Every objective against none, "
+            "with a report to read.",
+        },
+    )
+    add_runs(parser, " A file with a curve, seed_<n>.jsonl, will do as well.")
+    add = parser.add_argument
+    add(
+        "--by",
+        metavar="KEY",
+        default="augmentation",
+        help="What tells variants apart: "
+        f"{', '.join(SHORTCUTS)}, or the dotted key of any setting. The default is augmentation.",
+    )
+    add(
+        "--at",
+        type=number,
+        metavar="ENV_STEPS",
+        help="Compare at this number of env steps. The default is the smallest budget among the "
+        "runs.",
+    )
+    add(
+        "--baseline",
+        metavar="VARIANT",
+        help="Compare every other variant with this one. The default is to compare all pairs.",
+    )
+    add(
+        "--seeds",
+        type=numbers,
+        metavar="N,N,...",
+        help="Take only the runs with these seeds. The default is all of them.",
+    )
+    add_out(parser, "A folder for report.md, report.html, tables as CSV and figures.")
+    add_seed(parser, "The seed of the bootstrap and of the tests.", "--resampling-seed")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command: prints the comparison and returns 0. Refusals are raised as ValueError."""
+    options = parser().parse_args(arguments)
+    comparison = compare.compare(
+        options.runs,
+        by=options.by,
+        at=options.at,
+        baseline=options.baseline,
+        seeds=options.seeds,
+        out=options.out,
+        generator=np.random.default_rng(options.resampling_seed),
+    )
+    console = make_console()
+    rendering.terminal(report.title(comparison), report.sections(comparison), console)
+    if options.out is not None:
+        console.print(Text(f"\nreport: {options.out / 'report.html'}"), soft_wrap=True)
+    return 0
