@@ -102,6 +102,7 @@ def test_a_file_of_every_kind_is_found_under_its_name(tmp_path: Path) -> None:
     assert [position_of(path) for path in run.states()] == [900, 1000]
     assert run.all_frames() == [run.frames(0, 4)]
     assert RunFolder.of(run.checkpoint(900)) == RunFolder.of(tmp_path) == run
+    assert RunFolder.of(tmp_path / "copied" / "state-900.pt") == RunFolder(tmp_path / "copied")
 
 
 def test_run_folders_are_found_and_announced_ones_if_asked_for(tmp_path: Path) -> None:

@@ -74,8 +74,13 @@ class RunFolder:
 
     @classmethod
     def of(cls, run: Path) -> RunFolder:
-        """The folder of `run`, which is a run folder or one of its checkpoint files."""
-        return cls(run if run.is_dir() else run.parent.parent)
+        """The folder of `run`, which is a run folder or one of its checkpoint files.
+
+        A checkpoint file that somebody copied elsewhere belongs to the folder in which it lies.
+        """
+        if run.is_dir():
+            return cls(run)
+        return cls(run.parent.parent if run.parent.name == CHECKPOINTS else run.parent)
 
     @property
     def config(self) -> Path:
