@@ -9,15 +9,15 @@ With `objective=None` this is DrQ-v2. With an objective it is a variant that is 
 CURL's contrast on DrQ-v2. Each update then ends with a step of the query encoder (trunk and
 critic.projection) and the objective on the objective's loss, with an Adam of their own, as in
 `curl/agents/sac.py`. The key encoder is a moving average of the query encoder that nothing else
-uses; the critic's target does not read it.
+uses (at every update, where CURL averages at every second one); the critic's target does not read
+it.
 
 What differs from the paper and its code:
 - Windows of n transitions also begin near the end of an episode, where they are shorter; the code
   draws no window that the end cuts off.
 - The noise's clock starts with the first update instead of with the first random action. It counts
-  agent steps, as the code does (the paper does not say): updates / `updates_per_step`. The agent
-  counts updates, because these are what every loop makes and what a checkpoint holds, with or
-  without an environment; the ratio makes them agent steps.
+  agent steps, as the code does: updates / `updates_per_step`. The agent counts updates, because
+  these are what every loop makes, with or without an environment; the ratio makes them agent steps.
 - Views are the augmentation's: shifts by whole pixels, as the code draws them. The paper
   interpolates bilinearly.
 - Trunk and critic have one Adam instead of two of the same learning rate.
