@@ -15,6 +15,7 @@ import yaml
 
 from benchmarks import docs
 from curl import schema
+from curl.version import VERSION
 
 ROOT = Path(__file__).parents[1]
 STALE = "run `python -m benchmarks.docs` and commit what it wrote"
@@ -154,15 +155,15 @@ def test_the_website_is_built_without_a_warning(tmp_path: Path) -> None:
 
 def test_the_citation_is_of_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == PROJECT["version"]
+    assert citation["version"] == VERSION
     assert citation["license"] == PROJECT["license"]
     assert [author["name"] for author in citation["authors"]] == [
         author["name"] for author in PROJECT["authors"]
     ]
     readme = (ROOT / "README.md").read_text()
-    assert f"version = {{{PROJECT['version']}}}" in readme
+    assert f"version = {{{VERSION}}}" in readme
     assert citation["preferred-citation"]["title"].replace("CURL", "{CURL}") in readme
-    assert PROJECT["version"] in (ROOT / "CHANGELOG.md").read_text()
+    assert VERSION in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_hooks_need_no_network_and_call_the_pinned_ruff() -> None:
