@@ -105,7 +105,7 @@ class Wider(Base):
     def render(self): return super().render().astype(np.int64)
 class Planes(Base):
     def render(self): return np.moveaxis(super().render(), -1, 0)
-class Nothing(Base):
+class RendersNone(Base):
     def render(self): return None
 class Several(Base):
     def render(self): return [super().render()]

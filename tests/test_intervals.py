@@ -22,7 +22,7 @@ from curl.data.batch import Batch, FrameStacks, Metrics
 from curl.data.environment import make_env
 from curl.data.replay import ReplayBuffer
 from curl.hardware.processor import Threads
-from curl.run.checkpoint import Checkpoints, env_steps_of, save_file
+from curl.run.checkpoint import Checkpoints, clock_of, save_file
 from curl.run.evaluation import Evaluator
 from curl.run.logger import Logger
 from curl.run.online import OnlineTrainer as Trainer
@@ -167,7 +167,10 @@ def test_an_episode_that_the_repeat_does_not_divide_is_counted_right(
     assert steps(tmp_path, "episode") == ends
     assert trainer.env_steps == Counting.steps == 60
     found = Checkpoints(tmp_path).load()
-    assert found is not None and found[0]["counters"]["env_steps"] == env_steps_of(found[0]) == 60
+    assert (
+        found is not None
+        and found[0]["counters"]["env_steps"] == clock_of(found[0]).env_steps == 60
+    )
     assert trainer.agent_steps == 3 * -(-limit // action_repeat)
     assert steps(tmp_path, "evaluation")[-1] == 60
 
@@ -293,7 +296,7 @@ def test_a_checkpoint_of_an_older_version_begins_a_new_episode(
     state, (path,) = checkpoints.newest_state(), checkpoints.states()
     del state["episode_actions"], state["counters"]["env_steps"]
     save_file(path, state, checksum=path.with_suffix(".sha256"))
-    assert env_steps_of(checkpoints.newest_state()) == 33
+    assert clock_of(checkpoints.newest_state()).env_steps == 33
     trainer = train(tmp_path, env_steps=66, limit=1000)
     assert "lacks the actions of its episode: a new one is begun" in caplog.text
     assert trainer.env_steps == 66 and trainer.episode == 1

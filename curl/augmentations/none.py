@@ -11,7 +11,7 @@ from torch import Tensor
 from curl.augmentations.base import PixelAugmentation
 
 
-class Nothing(PixelAugmentation):
+class NoAugmentation(PixelAugmentation):
     """The window that evaluation sees, in training too."""
 
     def transform(self, view: Tensor, generator: torch.Generator) -> Tensor:

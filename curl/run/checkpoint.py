@@ -1,11 +1,12 @@
-"""Checkpoints: everything a run needs to go on, complete or absent.
+"""A checkpoint holds everything that a run needs to continue. It is complete, or it is absent.
 
-    checkpoints/state-<env steps>.pt      agent, optimisers, counters, configuration, generators
+    checkpoints/state-<position>.pt       agent, optimisers, counters, configuration, generators
     checkpoints/frames-<first>-<last>.pt  the replay rows written since the checkpoint before
 
-Files are written aside, flushed to the disk and renamed; the state file, which names the frame
-files it needs with their SHA-256, comes last, so that its presence is the checkpoint's. The two
-newest are kept. Everything loads with `weights_only=True`: no file of ours executes code.
+Each file is written under another name, flushed to the disk and then renamed. The state file comes
+last and names the frame files that it needs with their SHA-256, so a checkpoint exists as soon as
+its state file does. The two newest checkpoints are kept. All files are read with
+`weights_only=True`, so that none of them can execute code.
 """
 
 from __future__ import annotations
@@ -44,10 +45,11 @@ class NewerFormatError(CheckpointError):
 
 
 def save_file(path: Path, content: Any, *, checksum: Path | None = None) -> str:
-    """Write `content` aside, flush it, rename it to `path`; return its SHA-256.
+    """Write `content` under another name, flush it and rename it to `path`; return its SHA-256.
 
-    With `checksum` the digest goes to that file first, beside that of the file it replaces: so
-    there is no moment at which `path` is without its checksum.
+    Args:
+        checksum: a file that gets the digest first, together with the digest of the file that is
+            replaced, so that there is no moment at which `path` is without its checksum.
     """
     aside = path.with_name(path.name + ".aside")
     digest_aside = path.with_name(path.name + ".sha256.aside")
@@ -77,9 +79,10 @@ def save_file(path: Path, content: Any, *, checksum: Path | None = None) -> str:
 
 
 def load_file(path: Path, digest: str | None = None) -> Any:
-    """Read what `save_file` wrote, onto the CPU. `CheckpointError` if damaged.
+    """Read what `save_file` wrote, onto the CPU. `CheckpointError` if it is damaged.
 
-    `digest`: the SHA-256 it must have, or several, one a line.
+    Args:
+        digest: the SHA-256 that it must have, or several of them, one per line.
     """
     if digest is not None:
         verify(path, digest)
@@ -93,7 +96,7 @@ def load_file(path: Path, digest: str | None = None) -> Any:
 
 
 def verify(path: Path, digest: str) -> None:
-    """`CheckpointError` unless the file's SHA-256 is in `digest` (one a line)."""
+    """`CheckpointError` unless the file's SHA-256 is in `digest` (one per line)."""
     try:
         found = sha256(path)
     except FileNotFoundError:
@@ -124,16 +127,22 @@ class Checkpoints:
 
     def save(
         self,
-        env_steps: int,
+        position: int,
         state: dict[str, Any],
         *,
         frames: tuple[int, int] | None = None,
         export: Callable[[int, int], Any] | None = None,
         kind: str = STATE,
     ) -> Path:
-        """Write a checkpoint, and the frames [oldest, newest) that no earlier one holds.
+        """Write a checkpoint, and those of its frames that no earlier checkpoint holds.
 
-        A `kind` other than STATE is written aside from what `load` reads.
+        Args:
+            position: of the run on its axis.
+            state: everything but the frames.
+            frames: numbers [oldest, newest) of the frames that belong to the checkpoint; None if
+                it has none.
+            export: returns the frames [first, last).
+            kind: `load` reads checkpoints of the kind STATE alone.
 
         Raises:
             OSError: the disk is full or refuses; the earlier checkpoints are untouched.
@@ -148,7 +157,7 @@ class Checkpoints:
             first = max(oldest, segments[-1]["last"] if segments else oldest)
             if first < newest:
                 segments.append(self._save_frames(first, newest, export))
-        path = self.run.checkpoint(env_steps, kind)
+        path = self.run.checkpoint(position, kind)
         content = {"format": FORMAT, "segments": segments, **state}
         try:
             save_file(path, content, checksum=path.with_suffix(".sha256"))
@@ -354,12 +363,7 @@ def _updates_due(config: Mapping[str, Any], agent_steps: int) -> int:
     return math.floor(Fraction(repr(per_step)) * max(0, agent_steps - initial_steps))
 
 
-def env_steps_of(state: Mapping[str, Any]) -> int:
-    """Env steps of a state file, see `clock_of`."""
-    return clock_of(state).env_steps
-
-
-def progress(
+def restored_progress(
     state: dict[str, Any], fresh: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, float], float]:
     """A state's counters, newest metrics and wall time, for a trainer that begins at `fresh`.
@@ -378,7 +382,7 @@ def progress(
 
 @contextlib.contextmanager
 def refuse_foreign_content(path: Path) -> Iterator[None]:
-    """What a sound file of something else makes its readers raise becomes a `CheckpointError`."""
+    """Turn errors from a sound file that holds something else into a `CheckpointError`."""
     try:
         yield
     except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:

@@ -119,7 +119,7 @@ class Evaluator:
                 if video is not None and not returns:
                     film = Film(video, frames_per_second(env, self.settings["action_repeat"]))
                 with film as filmed:
-                    returns.append(finite(self._episode(agent, env, seed, filmed)))
+                    returns.append(require_finite_return(self._episode(agent, env, seed, filmed)))
         finally:
             with self._watched():
                 env.close()
@@ -172,10 +172,10 @@ class Evaluator:
             frames, rewards, terminated, truncated, _ = vector.step_wait(timeout=limit)
             totals += np.where(over, 0.0, rewards)
             over |= terminated | truncated
-        return [finite(float(total)) for total in totals[: len(seeds)]]
+        return [require_finite_return(float(total)) for total in totals[: len(seeds)]]
 
 
-def finite(total: float) -> float:
+def require_finite_return(total: float) -> float:
     """A return; `ValueError` if it is not finite."""
     if not math.isfinite(total):
         raise ValueError(f"an episode's return became {total}")

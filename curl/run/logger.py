@@ -1,4 +1,4 @@
-"""Logger: metrics as JSON lines on disk, always; wandb and the console as mirrors.
+"""The logger writes metrics as JSON lines to the disk, and shows them on the console and in wandb.
 
 `metrics.jsonl` holds one object per line with `kind`, the counts of the run's clock (`env_steps`,
 `agent_steps`, `updates`), `wall_time` (seconds trained, over all resumptions), and by kind:
@@ -47,12 +47,16 @@ MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  #
 
 
 class Logger:
-    """Args: folder of the run; `wandb`: auto, online, offline or disabled; the budget to show.
+    """The metrics of one run.
 
     Args:
+        folder: of the run.
+        wandb: auto, online, offline or disabled.
+        project: wandb project.
         config: plain values, kept with the wandb run.
         axis: the count of the clock that the run is measured in.
         budget: position on the axis at which the run ends.
+        console: where lines are printed; None: the terminal.
     """
 
     def __init__(

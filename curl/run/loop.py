@@ -29,8 +29,8 @@ from curl.run.checkpoint import (
     Checkpoints,
     Sizes,
     clock_of,
-    progress,
     refuse_foreign_content,
+    restored_progress,
     sizes_of,
 )
 from curl.run.clock import ENV_STEPS, UPDATES, Clock, words
@@ -318,7 +318,7 @@ class Trainer(ABC):
             raise CheckpointError(f"the checkpoint is of {saved}, the run is of {self.sizes}")
         self.agent.load(state["agent"])
         state["counters"] |= clock.counts()
-        counters, self.metrics, wall_time = progress(state, self.counters())
+        counters, self.metrics, wall_time = restored_progress(state, self.counters())
         self.clock = clock
         vars(self).update({name: counters[name] for name in counters.keys() - clock.counts()})
         try:
