@@ -19,7 +19,7 @@ from curl.agents.base import Agent
 from curl.data.batch import FrameStacks, Metrics
 from curl.hardware.processor import Threads
 from curl.run.checkpoint import CheckpointError, Checkpoints, Sizes, clock_of, save_file
-from curl.run.clock import AXES, Clock, at, axis_of, words
+from curl.run.clock import AXES, Clock, at, axis_of, heading, words
 from curl.run.folder import RunFolder, save_config
 from curl.run.guard import RunError
 from curl.run.logger import Logger
@@ -38,6 +38,9 @@ def test_a_clock_says_where_a_run_is_on_its_axis() -> None:
     assert clock.counts() == {"env_steps": 0, "agent_steps": 0, "updates": 12}
     assert [words(axis) for axis in AXES] == ["env steps", "agent steps", "updates"]
     assert at(400, "env_steps") == "env step 400"
+    assert [heading(axes) for axes in ([], ["updates"] * 2, ["updates", "env_steps"])] == [
+        *("env steps", "updates", "position")
+    ]
     with pytest.raises(ValueError, match=r"axis must be one of env_steps, .* 'update'"):
         Clock("update")
 

@@ -24,6 +24,7 @@ from curl.command.parser import (
 )
 from curl.errors import BAD_INPUT, refuse
 from curl.hardware.device import choose_device, choose_opengl, load_renderer, prepare_device
+from curl.run.clock import ENV_STEPS, heading
 from curl.run.folder import CHECKPOINTS, EVALUATION, STATE, RunFolder, run_folders
 from curl.run.guard import StopSignal, reason
 from curl.tables import make_console, table
@@ -157,13 +158,14 @@ def each_run(paths: Iterable[Path]) -> Iterator[Path]:
 
 def show(results: Sequence[dict[str, Any]]) -> None:
     """Print a table with one row for each run, and the files that were written."""
-    head = ("run", "env steps", "episodes", "mean return", "sample std", "95 % interval")
+    axes = [r.get("axis", ENV_STEPS) for r in results]
+    head = ("run", heading(axes), "episodes", "mean return", "sample std", "95 % interval")
     rows = []
-    for r in results:
+    for axis, r in zip(axes, results, strict=True):
         low, high = r["interval"] or (None, None)
         interval = "-" if low is None else f"[{low:.1f}, {high:.1f}]"
         std = "-" if r["std"] is None else f"{r['std']:.1f}"
-        cells = (f"{r['env_steps']:,}", str(r["episodes"]), f"{r['mean']:.1f}", std, interval)
+        cells = (f"{r[axis]:,}", str(r["episodes"]), f"{r['mean']:.1f}", std, interval)
         rows.append((r["run"], *cells))
     console = make_console()
     console.print(table(head, rows, width=console.width, right=range(1, len(head))))

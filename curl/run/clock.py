@@ -7,7 +7,7 @@ environment, which only updates on recorded data, counts updates instead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,12 @@ class Clock:
 def words(axis: str) -> str:
     """An axis in words: `env steps`, `updates`."""
     return axis.replace("_", " ")
+
+
+def heading(axes: Iterable[str]) -> str:
+    """What a column of positions on these axes is called; env steps, if there are none."""
+    found = set(axes) or {ENV_STEPS}
+    return words(*found) if len(found) == 1 else "position"
 
 
 def at(position: int, axis: str) -> str:

@@ -178,7 +178,7 @@ def load(run: str | Path, *, device: str | torch.device = "auto", seed: int = 0)
 
     Args:
         run: the folder of a run, of which the newest sound checkpoint is taken, or one of its
-            state files, checkpoints/state-<env steps>.pt.
+            state files, checkpoints/state-<position>.pt.
         device: auto, cpu, cuda or cuda:<number>.
         seed: of the actions that are drawn with `deterministic=False`.
 

@@ -23,7 +23,7 @@ from rich.console import Group
 from rich.text import Text
 
 from curl import tables
-from curl.run.clock import ENV_STEPS, words
+from curl.run.clock import heading, words
 from curl.run.folder import RunFolder, is_worked_on, run_folders
 from curl.study.runs import Run, named, read_run
 
@@ -79,9 +79,8 @@ def table(found: Sequence[Status], width: int = 120) -> Group:
         width: characters in a line.
     """
     top = os.path.commonpath([Path(each.name).parent for each in found])
-    axes = {each.run.axis for each in found if each.run is not None} or {ENV_STEPS}
-    counted = words(*axes) if len(axes) == 1 else "position"
-    head = ["run", "state", counted, "of", "return", "at", "updated"]
+    axes = {each.run.axis for each in found if each.run is not None}
+    head = ["run", "state", heading(axes), "of", "return", "at", "updated"]
     noted = any(each.note for each in found)
     rows: list[list[Text]] = []
     for each in found:
