@@ -44,7 +44,7 @@ def test_a_picture_is_the_newest_frame() -> None:
 
 
 def test_the_command_writes_a_png(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "observe", lambda task, seed: observation())
+    monkeypatch.setattr(views, "observe", lambda task, seed, opengl="auto": observation())
     file = tmp_path / "views.png"
     assert views.main(["--task", "walker_walk", "--out", str(file), "--views", "1"]) == 0
     with Image.open(file) as image:
@@ -68,7 +68,7 @@ def test_refusals_are_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(views, "observe", lambda task, seed: observation())
+    monkeypatch.setattr(views, "observe", lambda task, seed, opengl="auto": observation())
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     assert exits_with_one_line(views.main, arguments) == 2
