@@ -12,7 +12,7 @@ is as fast: crop, translate, flip and grayscale of torchvision, whose loop over 
 hundreds of launches on a GPU, and crop of Kornia. Both are spared the reading of the frame store,
 which our crop and translate include.
 
-CPU milliseconds a batch of 128, one thread of a busy AMD EPYC with AVX512-BF16, medians; Kornia
+CPU milliseconds per batch of 128, one thread of a busy AMD EPYC with AVX512-BF16, medians; Kornia
 0.9.0, torchvision 0.28.0, PyTorch 2.13.0; "torch" is the noise drawn by `torch.randn`. Cutouts,
 color_jitter and random_conv were measured before they could leave a share of the views clean:
 
@@ -179,7 +179,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")  # deprecations inside of the libraries
     rows = measure(options.batch, options.seconds)
-    title = f"ms a batch of {options.batch}, {options.threads} threads, torch {torch.__version__}"
+    title = f"ms per batch of {options.batch}, {options.threads} threads, torch {torch.__version__}"
     table = Table(box=box.SIMPLE, title=title)
     table.add_column("augmentation", overflow="fold")
     columns = ("ours", "kornia", "torchvision", "torch")

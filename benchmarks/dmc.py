@@ -458,7 +458,7 @@ def drive(arguments: argparse.Namespace, program: tuple[str, ...]) -> int:
     try:
         seeds = [int(seed) for seed in arguments.seeds]
     except ValueError:
-        raise ValueError(f"--seeds: whole numbers, got {','.join(arguments.seeds)}") from None
+        raise ValueError(f"--seeds must be integers, got {','.join(arguments.seeds)}") from None
     jobs = whole("--jobs", arguments.jobs)
     whole("--threads", arguments.threads)
     whole("--nice", arguments.nice, at_least=0)

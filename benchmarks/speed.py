@@ -251,7 +251,7 @@ def command_line() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
     arguments = parser.parse_args()
     if min(arguments.batch or [1]) < 1:
-        parser.error("--batch: whole numbers >= 1")
+        parser.error("--batch must be integers >= 1")
     if arguments.json is not None and not arguments.json.resolve().parent.is_dir():
         parser.error(f"--json: there is no folder {arguments.json.resolve().parent}")
     return arguments

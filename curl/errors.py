@@ -103,7 +103,7 @@ class LogLines(logging.Handler):
 
 
 def show_warnings() -> None:
-    """Log lines of `curl` on stderr, one a line."""
+    """Log lines of `curl` on stderr, one per line."""
     logger = logging.getLogger("curl")
     logger.handlers, logger.propagate = [LogLines()], False
     logger.setLevel(logging.INFO)

@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 M = TypeVar("M", bound=BaseModel)
 
 USED = "used"
-"""The key of config.yaml that records the machine and the axis of a run; it is no setting."""
+"""The key of config.yaml that records the machine and the axis of a run; it is not a setting."""
 
 STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 FOREIGN: ConfigDict = {**STRICT, "arbitrary_types_allowed": True, "protected_namespaces": ()}
@@ -107,7 +107,7 @@ class Objective(Settings):
 
 
 class Replay(Settings):
-    capacity: Positive = knob("transitions")
+    capacity: Positive = knob("size of the replay buffer in transitions")
     device: Literal["auto", "cpu"] = knob("where transitions are stored", resumable=True)
 
 
@@ -124,11 +124,11 @@ class Scene(Settings):
     model_config = ConfigDict(extra="ignore")
 
     task: Task = knob("the environment")
-    render_size: Positive = knob("edge of a frame, pixels")
+    render_size: Positive = knob("edge of a frame in pixels")
     shadow_size: Literal["auto"] | Count | None = knob(
-        "edge of MuJoCo's shadow map, texels; 0: no shadows"
+        "edge of MuJoCo's shadow map in texels; 0: no shadows"
     )
-    reflections: bool = knob("whether MuJoCo draws what a floor mirrors", default=True)
+    reflections: bool = knob("whether MuJoCo draws reflections in the floor", default=True)
 
 
 class Policy(Scene):
@@ -138,7 +138,9 @@ class Policy(Scene):
     augmentation: Augmentation = knob("what draws views")
     objective: Objective = knob("the auxiliary loss")
     frame_stack: Positive = knob("frames per observation")
-    precision: Literal["auto", "float32", "bfloat16"] = knob("of convolutions and hidden layers")
+    precision: Literal["auto", "float32", "bfloat16"] = knob(
+        "dtype of convolutions and hidden layers"
+    )
     updates_per_step: float = knob("gradient updates per agent step", gt=0, default=1)
 
 
@@ -147,8 +149,8 @@ class Run(Policy):
 
     model_config = ConfigDict(extra="forbid")
 
-    seed: int = knob("of every random number", ge=0, bookkeeping=True)
-    env_steps: Positive = knob("budget, env steps", resumable=True)
+    seed: int = knob("seed of every random number", ge=0, bookkeeping=True)
+    env_steps: Positive = knob("budget in env steps", resumable=True)
     initial_steps: Positive = knob("agent steps of random actions before learning")
     batch_size: Positive = knob("transitions per update")
     device: str = knob(
@@ -162,11 +164,11 @@ class Run(Policy):
     eval_every: Positive = knob("env steps between evaluations", resumable=True)
     eval_episodes: Positive = knob("episodes per evaluation", resumable=True)
     eval_processes: Literal["auto"] | Positive = knob(
-        "environments evaluated side by side", resumable=True
+        "environments evaluated in parallel", resumable=True
     )
     checkpoint_every: Positive = knob("env steps between checkpoints", resumable=True)
     save_replay: bool = knob("whether checkpoints hold the replay buffer", resumable=True)
-    log_every: Positive = knob("env steps between training rows", resumable=True)
+    log_every: Positive = knob("env steps between rows of training metrics", resumable=True)
     env_timeout: float = knob(
         "seconds that an environment may take to answer", gt=0, resumable=True
     )
@@ -256,7 +258,7 @@ def require(model: type[M], values: Any, where: str = "") -> M:
 
 
 def signature_model(constructor: type, offered: Iterable[str] = ()) -> type[BaseModel]:
-    """A model of the settings that a constructor takes, those aside that are `offered` to it.
+    """A model of the settings that a constructor takes, except those that are `offered` to it.
 
     Types are those of its type hints; bounds are the constructor's own to check. Keywords that it
     gathers as `**options: Unpack[Options]`, where `Options` is a `TypedDict`, are settings too.
@@ -286,7 +288,7 @@ def _unpacked(hint: Any) -> dict[str, Any]:
 
 
 def _listed(hint: Any) -> Any:
-    """The type hint with lists for tuples: YAML has no others."""
+    """The type hint with lists instead of tuples, because YAML has no tuples."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple and arguments[1:] == (...,):
         return collections.abc.Sequence[arguments[0]]
@@ -313,7 +315,7 @@ def complete(config: Mapping[Any, Any]) -> dict[str, Any]:
 def _problems(
     model: type[BaseModel], values: Any, error: ValidationError, where: str
 ) -> Iterator[str]:
-    """What is wrong, a sentence about each key."""
+    """What is wrong, in one sentence per key."""
     for problem in error.errors(include_url=False, include_input=False, include_context=False):
         key, group, info, value = where, model, None, values
         for part in problem["loc"]:
@@ -350,7 +352,7 @@ def refusal(key: str, info: FieldInfo, value: Any) -> str:
     options = [option for option in _options(info.annotation) if isinstance(option, str)]
     near = difflib.get_close_matches(value, options, n=1) if isinstance(value, str) else []
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    if isinstance(value, float) and value.is_integer() and "whole" in allowed(info):
+    if isinstance(value, float) and value.is_integer() and "integer" in allowed(info):
         hint = f" (write {int(value)})"
     return f"{key} must be {allowed(info)}, got {shown(value)}{hint}"
 
@@ -379,12 +381,12 @@ def _words(hint: Any, bounds: Iterable[Any] = ()) -> str:
     kind = origin or hint
     limits = {name: value for bound in bounds for name, value in _limits(bound)}
     if kind in (int, float):
-        noun = "a whole number" if kind is int else "a finite number"
+        noun = "an integer" if kind is int else "a finite number"
         signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
         told = [f"{sign} {limits[name]}" for name, sign in signs.items() if name in limits]
         return " ".join([noun, *(" and ".join(told),) * bool(told)])
     if kind is str:
-        return "a non-empty text" if limits.get("min_length") else "a text"
+        return "a non-empty string" if limits.get("min_length") else "a string"
     if kind is bool:
         return "true or false"
     if kind is types.NoneType or kind is None:

@@ -31,7 +31,7 @@ class Terminal(Console):
 
 
 def make_console() -> Console:
-    """Standard output: as wide as its terminal, or as COLUMNS says; a pipe has no width."""
+    """Standard output, as wide as its terminal or as COLUMNS says; a pipe has no limit."""
     console = Terminal()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Terminal(width=UNLIMITED)

@@ -56,8 +56,8 @@ def test_the_command_writes_a_png(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ("arguments", "said"),
     [
         (["--task", "walker_wlak"], "did you mean 'walker_walk'"),
-        (["--views", "0"], "views must be a whole number >= 1"),
-        (["--seed", "-1"], "seed must be a whole number >= 0"),
+        (["--views", "0"], "views must be an integer >= 1"),
+        (["--seed", "-1"], "seed must be an integer >= 0"),
         (["--out", "file/views.png"], "file"),
     ],
 )

@@ -302,7 +302,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     metrics = folder / "metrics.jsonl"
     good = metrics.read_text()
     metrics.write_text("{half\n" + good)
-    assert refused(folder).endswith("metrics.jsonl, line 1 is no metrics row")
+    assert refused(folder).endswith("metrics.jsonl, line 1 is not a row of metrics")
     metrics.write_text(good.replace("500.0", "NaN"))
     assert "the return at 100,000 env steps is not finite" in refused(folder)
     metrics.write_text(good)

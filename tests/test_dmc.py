@@ -423,8 +423,8 @@ def test_compare_reads_curve_files_as_it_reads_run_folders(table: Table) -> None
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "no curve file"),
-        ("[]\n", "no curve file"),
+        ("", "not a curve file"),
+        ("[]\n", "not a curve file"),
         ('{"curve": 9}\n', "curve format 9"),
         ('{"curve": 1, "seed": 1}\n', "lacks preset"),
     ],
@@ -456,7 +456,7 @@ def test_a_bad_row_of_a_curve_file_is_refused_by_its_number(tmp_path: Path, row:
     assert read_curve(path).returns.tolist() == numbers.tolist()
     with path.open("a") as file:
         file.write(row)
-    with pytest.raises(ValueError, match=r"seed_1.jsonl, line 5 is no evaluation"):
+    with pytest.raises(ValueError, match=r"seed_1.jsonl, line 5 is not an evaluation"):
         read_curve(path)
 
 

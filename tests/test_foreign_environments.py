@@ -128,7 +128,7 @@ def test_dm_controls_own_limit_is_one_and_its_lack_is_refused() -> None:
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, "many", True])
 def test_an_impossible_limit_is_refused(value: Any) -> None:
-    assert "task.max_episode_steps must be a whole number >= 1" in refusal(
+    assert "task.max_episode_steps must be an integer >= 1" in refusal(
         "Plain", max_episode_steps=value
     )
 
@@ -283,7 +283,7 @@ def settings(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def test_a_whole_run_and_its_evaluation(package: Path, tmp_path: Path) -> None:
-    seed = 10**25  # any whole number is one
+    seed = 10**25  # any integer is one
     changes = settings("NeedsArgument", task__kwargs="{level: 3}", task__max_episode_steps=20)
     changes["seed"] = seed
     done = run(command(tmp_path, **changes, video=True), PYTHONPATH=str(package))

@@ -49,7 +49,7 @@ def test_a_cuda_device_has_its_number(name: str, number: int, two_gpus: list[Any
 
 
 def test_a_gpu_that_is_not_there_is_refused(two_gpus: list[Any]) -> None:
-    with pytest.raises(ValueError, match="device=cuda:2 is not here: this machine has 2 CUDA"):
+    with pytest.raises(ValueError, match="device=cuda:2 does not exist: this machine has 2 CUDA"):
         choose_device("cuda:2")
     assert not two_gpus
 

@@ -298,7 +298,7 @@ def test_a_checkpoint_of_an_older_version_begins_a_new_episode(
     save_file(path, state, checksum=path.with_suffix(".sha256"))
     assert clock_of(checkpoints.newest_state()).env_steps == 33
     trainer = train(tmp_path, env_steps=66, limit=1000)
-    assert "lacks the actions of its episode: a new one is begun" in caplog.text
+    assert "lacks the actions of its episode: a new episode begins" in caplog.text
     assert trainer.env_steps == 66 and trainer.episode == 1
 
 

@@ -129,19 +129,19 @@ REFUSALS = [
     (["eval", "x", "--episods", "5"], "unknown option '--episods'; did you mean --episodes"),
     (["eval", "x", "--episods=5"], "unknown option '--episods'; did you mean --episodes"),
     (["eval", "x", "--epis", "5"], "unknown option '--epis'"),
-    (["eval", "x", "--episodes", "many"], "--episodes: must be a whole number, got 'many'"),
-    (["eval", "x", "--episodes", "0"], "--episodes must be a whole number >= 1, got 0"),
-    (["eval", "x", "--seed", "-1"], "--seed must be a whole number >= 0, got -1"),
+    (["eval", "x", "--episodes", "many"], "--episodes: must be an integer, got 'many'"),
+    (["eval", "x", "--episodes", "0"], "--episodes must be an integer >= 1, got 0"),
+    (["eval", "x", "--seed", "-1"], "--seed must be an integer >= 0, got -1"),
     (["eval", "x", "--device", "gpu"], "device must be auto, cpu, cuda or cuda:<number>"),
     (["eval", "/nowhere"], "/nowhere does not exist"),
     (["compare", "x", "--seed", "1"], "unknown option '--seed'; did you mean --seeds"),
-    (["compare", "x", "--seeds", "1;2"], "--seeds: must be whole numbers with commas between"),
+    (["compare", "x", "--seeds", "1;2"], "--seeds: must be integers with commas between"),
     (["compare", "/nowhere"], "no run in /nowhere"),
     (["status", "--watch", "often"], "--watch: must be a number of seconds, got 'often'"),
     (["status", "--watch", "nan"], "--watch: must be a number of seconds, got 'nan'"),
     (["status", "/nowhere"], "no run in /nowhere"),
     (["views", "--task", "cartpole"], "task must be one of "),
-    (["views", "--views", "0"], "--views must be a whole number >= 1, got 0"),
+    (["views", "--views", "0"], "--views must be an integer >= 1, got 0"),
     (["train", "--config", "job"], "ambiguous option: --config could match"),
     (["train", "--seed", "3"], "unknown option '--seed'"),
     (["train", "--cfg", "jobs"], "argument --cfg/-c: invalid choice: 'jobs'"),
@@ -204,7 +204,7 @@ def test_the_programs_are_the_commands(tmp_path: Path, sweep: bool) -> None:
     """train.py, started by its path; the runs of its sweep are processes that find the package."""
     arguments = ["-m", "seed=1,2", "env_steps=x"] if sweep else ["env_steps=x"]
     done = start([str(ROOT / "train.py"), *arguments], tmp_path)
-    assert done.returncode == 2 and "env_steps must be a whole number >= 1" in done.stderr
+    assert done.returncode == 2 and "env_steps must be an integer >= 1" in done.stderr
     done = start([str(ROOT / "eval.py"), "compare", "--help"], tmp_path)
     assert done.stdout.startswith("usage: python -m curl compare")
     done = start([str(ROOT / "eval.py"), "--help"], tmp_path)

@@ -80,7 +80,7 @@ def test_trunk_refuses_strides_that_are_none(strides: Any) -> None:
 
 @pytest.mark.parametrize("filters", [0, -1, 1.5, True, "32"])
 def test_trunk_refuses_filters_that_are_none(filters: Any) -> None:
-    with pytest.raises(ValueError, match="filters must be a whole number >= 1"):
+    with pytest.raises(ValueError, match="filters must be an integer >= 1"):
         ConvTrunk(channels=9, size=84, filters=filters)
 
 

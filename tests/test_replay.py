@@ -347,7 +347,7 @@ def test_an_action_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_a_buffer_without_an_episode_is_refused() -> None:
-    with pytest.raises(ValueError, match="no episode was begun"):
+    with pytest.raises(ValueError, match="no episode has begun"):
         make_buffer(capacity=10).add(np.zeros(2), 0.0, False, frame(1))
     with pytest.raises(ValueError, match="no latest frame"):
         make_buffer(capacity=10).latest()
@@ -514,7 +514,7 @@ def test_counters_that_do_not_fit_are_refused(
     record([10], buffer)
     counters = None if change is None else buffer.counters() | change
     tally["bad inputs"] += 1
-    with pytest.raises(ValueError, match="counters do not fit"):
+    with pytest.raises(ValueError, match="wrong counters"):
         make_buffer(capacity=40).restore(extended([], buffer), counters)
 
 
@@ -523,5 +523,5 @@ def test_what_is_no_segment_is_refused(segment: Any, tally: Counter[str]) -> Non
     buffer = make_buffer(capacity=40)
     record([10], buffer)
     tally["bad inputs"] += 1
-    with pytest.raises(ValueError, match="a segment of it is none"):
+    with pytest.raises(ValueError, match="one of its segments is invalid"):
         make_buffer(capacity=40).restore([segment], buffer.counters())

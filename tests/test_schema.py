@@ -135,15 +135,15 @@ def test_wrong_values_are_refused_by_name(key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "line"),
     [
-        ("seed", -1, "seed must be a whole number >= 0, got -1"),
-        ("seed", "x", "seed must be a whole number >= 0, got 'x'"),
-        ("env_steps", 1e5, "env_steps must be a whole number >= 1, got 100000.0 (write 100000)"),
-        ("threads", -1, "threads must be a whole number >= 0, got -1"),
-        ("eval_processes", 0, "eval_processes must be auto or a whole number >= 1, got 0"),
+        ("seed", -1, "seed must be an integer >= 0, got -1"),
+        ("seed", "x", "seed must be an integer >= 0, got 'x'"),
+        ("env_steps", 1e5, "env_steps must be an integer >= 1, got 100000.0 (write 100000)"),
+        ("threads", -1, "threads must be an integer >= 0, got -1"),
+        ("eval_processes", 0, "eval_processes must be auto or an integer >= 1, got 0"),
         ("env_timeout", 0, "env_timeout must be a finite number > 0, got 0"),
         ("updates_per_step", 0, "updates_per_step must be a finite number > 0, got 0"),
         ("video", 1, "video must be true or false, got 1"),
-        ("run_dir", "", "run_dir must be a non-empty text, got ''"),
+        ("run_dir", "", "run_dir must be a non-empty string, got ''"),
         ("task", 5, "task must be a group of settings, got 5"),
         ("augmentation.key", None, "augmentation.key must be a group of settings, got None"),
         (
@@ -208,21 +208,21 @@ def test_what_is_no_configuration_is_refused(config: Any) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "line"),
     [
-        ("agent.hidden_dim", 0, "agent.hidden_dim must be a whole number >= 1, got 0"),
-        ("agent.hidden_dim", "8", "agent.hidden_dim must be a whole number, got '8'"),
-        ("agent.hidden_dim", True, "agent.hidden_dim must be a whole number, got True"),
+        ("agent.hidden_dim", 0, "agent.hidden_dim must be an integer >= 1, got 0"),
+        ("agent.hidden_dim", "8", "agent.hidden_dim must be an integer, got '8'"),
+        ("agent.hidden_dim", True, "agent.hidden_dim must be an integer, got True"),
         ("agent.joint", 1, "agent.joint must be true or false, got 1"),
         ("agent.discount", 2, r"agent.discount must lie in \[0, 1\], got 2"),
-        ("agent.strides", 2, "agent.strides must be a list, each a whole number, got 2"),
-        ("agent.strides", [2, True], r"agent.strides must be a list, each a whole number, got \["),
+        ("agent.strides", 2, "agent.strides must be a list, each an integer, got 2"),
+        ("agent.strides", [2, True], r"agent.strides must be a list, each an integer, got \["),
         ("agent.learning_rate", "x", "agent.learning_rate must be a finite number, got 'x'"),
         ("agent.name", "sacc", "agent.name must be one of .*; got 'sacc'"),
         ("agent.channels", 9, "unknown key 'agent.channels'"),
         ("agent.generator", 9, "unknown key 'agent.generator'"),
-        ("agent.latent_dim", None, "agent.latent_dim must be a whole number"),
+        ("agent.latent_dim", None, "agent.latent_dim must be an integer"),
         ("augmentation.query.name", "crap", "augmentation.query.name .*did you mean 'crop'"),
-        ("augmentation.query.size", "84", "augmentation.query.size must be a whole number, got '8"),
-        ("augmentation.key.size", 0, "augmentation.key.size must be a whole number >= 1, got 0"),
+        ("augmentation.query.size", "84", "augmentation.query.size must be an integer, got '8"),
+        ("augmentation.key.size", 0, "augmentation.key.size must be an integer >= 1, got 0"),
         ("augmentation.key.size", 60, "augmentation.query: 84 pixels, augmentation.key: 60 pixels"),
         ("objective.name", "infonse", "objective.name must be one of .*did you mean 'infonce'"),
         ("objective.margin", 1, "unknown key 'objective.margin'"),
@@ -244,9 +244,7 @@ def test_steps_of_a_composition_are_named() -> None:
 
 
 def test_an_objective_without_its_settings_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"objective\.offset is missing: it must be a whole number"
-    ):
+    with pytest.raises(ValueError, match=r"objective\.offset is missing: it must be an integer"):
         build.checked(changed("objective", {"name": "temporal", "hidden_dim": 8}))
 
 
@@ -368,17 +366,17 @@ def test_bookkeeping_is_what_a_resume_may_change_and_seed_and_label() -> None:
 def test_what_an_evaluation_reads_is_checked_and_nothing_else() -> None:
     saved = changed("seed", "damaged") | {"from_a_later_version": 1}
     assert schema.checked(saved, schema.Policy)["seed"] == "damaged"
-    with pytest.raises(SettingsError, match="frame_stack must be a whole number >= 1, got -1"):
+    with pytest.raises(SettingsError, match="frame_stack must be an integer >= 1, got -1"):
         schema.checked(saved | {"frame_stack": -1}, schema.Policy)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("frame_stack", -1, "frame_stack must be a whole number >= 1, got -1"),
+        ("frame_stack", -1, "frame_stack must be an integer >= 1, got -1"),
         ("task.old", 1, "unknown key 'task.old'"),
         ("agent.old", 1, "unknown key 'agent.old'"),
-        ("agent.hidden_dim", 0, "agent.hidden_dim must be a whole number >= 1, got 0"),
+        ("agent.hidden_dim", 0, "agent.hidden_dim must be an integer >= 1, got 0"),
     ],
 )
 def test_an_evaluation_says_whose_settings_it_does_not_take(

@@ -76,7 +76,7 @@ def test_random_actions_are_uniform_and_depend_on_seed_and_step_alone() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "1", True, None])
 def test_what_is_no_whole_number_is_refused(seed: Any) -> None:
-    with pytest.raises(ValueError, match="seed must be a whole number >= 0"):
+    with pytest.raises(ValueError, match="seed must be an integer >= 0"):
         seed_everything(seed, torch.device("cpu"))
-    with pytest.raises(ValueError, match="seed must be a whole number >= 0"):
+    with pytest.raises(ValueError, match="seed must be an integer >= 0"):
         episode_seed(seed, Stream.TRAINING, 0)

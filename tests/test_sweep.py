@@ -313,7 +313,7 @@ def test_a_run_that_cannot_be_read_is_told_of(tmp_path: Path) -> None:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     (folder / "metrics.jsonl").write_text("\n".join(["no row", *lines]))
     told = status(folder, "it")
-    assert (told.state, told.note) == ("failed", "it/metrics.jsonl, line 1 is no metrics row")
+    assert (told.state, told.note) == ("failed", "it/metrics.jsonl, line 1 is not a row of metrics")
 
 
 def test_a_half_written_row_hides_nothing(tmp_path: Path) -> None:

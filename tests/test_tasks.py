@@ -203,8 +203,8 @@ def test_a_camera_is_chosen_by_its_number() -> None:
         ("Humanoid-v5", 9, "task.camera=9: Humanoid-v5 has the cameras 0 (track), 1 (unnamed)"),
         ("Reacher-v5", 0, "task.camera=0: Reacher-v5 has no cameras"),
         ("Pendulum-v1", 0, "task.camera=0: Pendulum-v1 has no cameras to choose from"),
-        ("HalfCheetah-v5", -1, "task.camera must be a whole number >= 0, got -1"),
-        ("HalfCheetah-v5", "track", "task.camera must be a whole number >= 0, got 'track'"),
+        ("HalfCheetah-v5", -1, "task.camera must be an integer >= 0, got -1"),
+        ("HalfCheetah-v5", "track", "task.camera must be an integer >= 0, got 'track'"),
     ],
 )
 def test_an_unknown_camera_is_refused_with_those_that_there_are(

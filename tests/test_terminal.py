@@ -71,7 +71,7 @@ def test_a_second_interrupt_of_a_run_shows_the_cursor(tmp_path: Path) -> None:
         assert started.process.poll() is None
         time.sleep(0.05)
     started.process.send_signal(signal.SIGINT)
-    started.wait_for(b"once more to leave at once")
+    started.wait_for(b"a second signal stops at once")
     assert started.process.poll() is None
     started.process.send_signal(signal.SIGINT)
     started.ends_with(128 + signal.SIGINT)

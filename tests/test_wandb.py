@@ -86,7 +86,7 @@ def test_a_video_that_wandb_refuses_costs_nothing_else(
     assert [sorted(values) for _, values in noted.rows] == [
         ["env_steps", "evaluation/return_mean", "evaluation/return_std", "updates"]
     ] * 2
-    assert caplog.text.count("wandb gets no video") == 1
+    assert caplog.text.count("wandb could not store the video") == 1
     assert logger._wandb is noted
 
 

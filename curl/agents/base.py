@@ -52,11 +52,11 @@ class Agent(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Everything that learning needs to go on, as tensors, numbers and dicts."""
+        """Everything that learning needs to continue, as tensors, numbers and dicts."""
 
     @abstractmethod
     def load(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`. `ValueError` where it does not fit."""
+        """The inverse of `state`. `ValueError` if it does not fit."""
 
 
 Modules = Mapping[str, nn.Module]

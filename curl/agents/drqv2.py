@@ -195,7 +195,7 @@ class DrQV2(Agent):
         reward, discount, last = n_step(batch, self.steps, self.discount)
         obs, last_obs = self.contrast.critic_views(batch.obs, last, self.generator)
         views = self.contrast.views(batch, self.generator, self.updates)
-        # A tensor, because a recorded update would repeat a number for ever.
+        # A tensor, because a recorded update would repeat the same number forever.
         scale = torch.full((), self.noise_scale, device=self.device)
         transition = (obs, batch.action, reward, discount, last_obs, scale)
         metrics = self._captured(self.updates, *transition, *(views or ()))

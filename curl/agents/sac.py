@@ -100,7 +100,7 @@ class SAC(Agent):
         self.contrast = Contrast(objective=self.objective, query=query, key=key, **contrast)
         self.offsets = self.contrast.offsets
         if joint and (second_encoder_step or self.contrast.every != 1):
-            raise ValueError("joint=true needs second_encoder_step=false, contrastive_every=1")
+            raise ValueError("joint=true needs second_encoder_step=false and contrastive_every=1")
         self.joint, self.detach_encoder = joint and objective is not None, detach_encoder
 
         sizes = {"latent_dim": latent_dim, "hidden_dim": hidden_dim, "action_dim": action_dim}

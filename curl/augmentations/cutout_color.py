@@ -1,7 +1,7 @@
 """Cutout in colour (RAD, Laskin et al. 2020): a random rectangle of a random colour.
 
 Differs from RAD's code, which draws a colour of its own for each frame of a stack, and whose
-training writes colours in [0, 1) into pixels that are still whole numbers, which makes them black.
+training writes colours in [0, 1) into pixels that are still integers, which makes them black.
 Here one colour serves all frames, any of 256^3. Place and probability are `cutout`'s.
 """
 

@@ -31,7 +31,7 @@ class Gaussian(PixelAugmentation):
         self._quantiles = (self.sigma * normal_quantiles(LEVELS)).float()
 
     def transform(self, view: Tensor, generator: torch.Generator) -> Tensor:
-        self._quantiles = self._quantiles.to(view.device)  # a copy once, if at all
+        self._quantiles = self._quantiles.to(view.device)  # copied at most once
         scale = 1 / 255 if view.dtype == torch.uint8 else 1
         noisy = torch.empty_like(view, dtype=torch.bfloat16)
         for clean, out in blocks(view, CACHED, noisy):

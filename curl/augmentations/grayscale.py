@@ -29,7 +29,7 @@ class Grayscale(PixelAugmentation):
     def transform(self, view: Tensor, generator: torch.Generator) -> Tensor:
         batch, channels, height, width = view.shape
         grey = chosen(self.probability, batch, generator)
-        self._mixtures = self._mixtures.to(view.device)  # a copy once, if at all
+        self._mixtures = self._mixtures.to(view.device)  # copied at most once
         frames = torch.eye(channels // 3, device=view.device)
         mixtures = torch.stack([torch.kron(frames, mixture) for mixture in self._mixtures])
         mixtures = mixtures.to(torch.bfloat16)[grey.long()]  # [B, C, C], one matrix a sample

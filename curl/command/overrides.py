@@ -1,4 +1,4 @@
-"""What Hydra has against a command line, in one line where it would print a page or a traceback."""
+"""One line about a wrong command line, where Hydra would print a page or a traceback."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ sweep_began = threading.Event()
 
 
 class RunFailedError(HydraException):
-    """A run of a sweep failed, and the others went on."""
+    """A run of a sweep failed, and the others continued."""
 
 
 def hydra_exit_code(main: Callable[[], Any]) -> int:

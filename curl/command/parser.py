@@ -23,7 +23,7 @@ COMMANDS = {
     "status": "Show how far runs are, and which of them failed.",
     "views": "Draw what every augmentation makes of one observation.",
 }
-SEEDS = "Any whole number from 0 on is a seed."
+SEEDS = "Any integer from 0 on is a seed."
 
 
 class Parser(argparse.ArgumentParser):
@@ -141,19 +141,19 @@ def add_opengl(parser: Parser) -> None:
 
 
 def number(text: str) -> int:
-    """A whole number."""
+    """An integer."""
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be an integer, got {text!r}") from None
 
 
 def numbers(text: str) -> list[int]:
-    """Whole numbers, as 1,2,3."""
+    """Integers, as 1,2,3."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        line = f"must be whole numbers with commas between them, as 1,2,3; got {text!r}"
+        line = f"must be integers with commas between them, as 1,2,3; got {text!r}"
         raise argparse.ArgumentTypeError(line) from None
 
 

@@ -49,7 +49,7 @@ EXTRAS = {
 }
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 HINT = "label='batch_${batch_size}', for example"
-STOP = "CURL_SWEEP_STOP"  # names the file with the signals that this sweep got, one a line
+STOP = "CURL_SWEEP_STOP"  # names the file with the signals that this sweep got, one per line
 
 
 def fail_on_missing_extra(arguments: Sequence[str]) -> None:

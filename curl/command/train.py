@@ -52,8 +52,8 @@ def parser() -> Parser:
             "trained.",
         },
         codes={
-            "1": "A run of a sweep failed; the others went on.",
-            "3": "The environment hung; the same command goes on from the checkpoint.",
+            "1": "A run of a sweep failed; the others continued.",
+            "3": "The environment hung; the same command continues from the checkpoint.",
             "128+n": "Signal n stopped the run; it left a checkpoint, from which it resumes.",
         },
     )

@@ -106,10 +106,10 @@ class ReplayBuffer:
         """Append the transition that `action` [A] made from the newest frame to `frame`.
 
         Raises:
-            ValueError: no episode was begun, or the frame or action has another shape or dtype.
+            ValueError: no episode has begun, or the frame or action has another shape or dtype.
         """
         if not self.written:
-            raise ValueError("replay.add: no episode was begun")
+            raise ValueError("replay.add: no episode has begun")
         self._require_frame(frame)
         if tuple(action.shape) != self.action.shape[1:]:
             wanted = list(self.action.shape[1:])
@@ -345,7 +345,7 @@ class ReplayBuffer:
         self.rows = rows
 
     def _require_counters(self, counters: Any) -> dict[str, int]:
-        """The saved counters, if they are whole numbers that this buffer could have reached."""
+        """The saved counters, if they are integers that this buffer could have reached."""
         pairs = counters if isinstance(counters, Mapping) else {}
         found = dict(pairs)
         if "rows" not in found and type(found.get("written")) is int:  # before rings could grow
@@ -360,12 +360,12 @@ class ReplayBuffer:
                 and 0 <= oldest <= written <= oldest + rows
             ):
                 return found
-        raise ValueError(f"the saved replay buffer's counters do not fit: {str(counters)[:100]}")
+        raise ValueError(f"the saved replay buffer has wrong counters: {str(counters)[:100]}")
 
     def _require_segment(self, segment: Any) -> None:
         """A saved segment has this buffer's columns, all equally long."""
         if not isinstance(segment, Mapping) or type(segment.get("first")) is not int:
-            raise ValueError("the saved replay buffer does not fit: a segment of it is none")
+            raise ValueError("the saved replay buffer does not fit: one of its segments is invalid")
         start = segment.get("start")
         count = start.numel() if isinstance(start, Tensor) else 0
         for column in COLUMNS:

@@ -38,7 +38,7 @@ def sequence(seed: int, stream: Stream, number: int = 0) -> np.random.SeedSequen
     for the stream and the number of a small one.
 
     Raises:
-        ValueError: `seed` is no whole number >= 0.
+        ValueError: `seed` is not an integer >= 0.
     """
     return np.random.SeedSequence([int(stream), number, whole("seed", seed, at_least=0)])
 

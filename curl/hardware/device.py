@@ -49,7 +49,7 @@ def choose_device(name: str) -> torch.device:
         count = torch.cuda.device_count()
         device = torch.device("cuda", device.index or 0)
         if device.index >= count:
-            raise ValueError(f"device={name} is not here: this machine has {count} CUDA devices")
+            raise ValueError(f"device={name} does not exist: this machine has {count} CUDA devices")
     return device
 
 

@@ -36,7 +36,7 @@ class ConvTrunk(nn.Module):
         centred: pixels are in [-0.5, 0.5] and not in [0, 1], as in DrQ-v2's code.
 
     Raises:
-        ValueError: no layer, a stride or a number of filters that is not a whole number above 0,
+        ValueError: no layer, a stride or a number of filters that is not a positive integer,
             or an input too small for these layers.
     """
 
@@ -51,7 +51,7 @@ class ConvTrunk(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(strides, str) or not isinstance(strides, Sequence) or not strides:
-            raise ValueError(f"strides must be a list of whole numbers, got {strides!r}")
+            raise ValueError(f"strides must be a list of integers, got {strides!r}")
         strides = [whole("each of strides", stride) for stride in strides]
         filters = whole("filters", filters)
         edge = size

@@ -99,7 +99,7 @@ def _require_parts(parts: str) -> None:
     """Draw views and build the agent of `parts`, JSON, which many runs of a sweep share."""
     config = json.loads(parts)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small work, beside others' perhaps
+    torch.set_num_threads(1)  # the work is small, and other processes may need the cores
     try:
         with torch.random.fork_rng(devices=()):
             sizes = {
@@ -107,7 +107,7 @@ def _require_parts(parts: str) -> None:
             }
             if len(set(sizes.values())) > 1:
                 told = ", ".join(f"{side}: {size} pixels" for side, size in sizes.items())
-                raise SettingsError(f"query and key views must be equally large; {told}")
+                raise SettingsError(f"query and key views must have the same size; {told}")
             with _refusing("the agent cannot be built"):
                 build_agent(config, action_dim=1, generator=torch.Generator())
     finally:

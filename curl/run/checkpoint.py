@@ -92,7 +92,7 @@ def load_file(path: Path, digest: str | None = None) -> Any:
         raise CheckpointError(f"{path} is missing") from None
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}") from None
+        raise CheckpointError(f"{path} is damaged or not a checkpoint: {reason}") from None
 
 
 def verify(path: Path, digest: str) -> None:
@@ -104,7 +104,7 @@ def verify(path: Path, digest: str) -> None:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if found not in digest.split():
-        raise CheckpointError(f"{path} is damaged: its checksum is another")
+        raise CheckpointError(f"{path} is damaged: its checksum does not match")
 
 
 def sha256(path: Path) -> str:
@@ -283,14 +283,14 @@ def read_state(path: Path, *, checksum: bool = False) -> dict[str, Any]:
         raise kind(f"{path} has checkpoint format {found}, this version reads {FORMAT}")
     missing = [key for key in KEYS if key not in state]
     if missing:
-        raise CheckpointError(f"{path} is no checkpoint of a run: it lacks {', '.join(missing)}")
+        raise CheckpointError(f"{path} is not a run's checkpoint: it lacks {', '.join(missing)}")
     types = {"file": str, "first": int, "last": int, "sha256": str}
     segments = state["segments"]
     if not isinstance(segments, list) or not all(
         isinstance(s, dict) and {key: type(value) for key, value in s.items()} == types
         for s in segments
     ):
-        raise CheckpointError(f"{path} is damaged: its list of frame files is not one")
+        raise CheckpointError(f"{path} is damaged: its list of frame files is invalid")
     return state
 
 
@@ -386,7 +386,7 @@ def refuse_foreign_content(path: Path) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is not one of ours: {repr(error)[:200]}") from None
+        raise CheckpointError(f"{path} was saved by another program: {repr(error)[:200]}") from None
 
 
 def _flush_folder(folder: Path) -> None:

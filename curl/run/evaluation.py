@@ -65,7 +65,7 @@ class Evaluator:
         stop: Callable[[], bool] = lambda: False,
         watchdog: Watchdog | None = None,
     ) -> list[float]:
-        """Undiscounted returns, one float an episode; `video` shows the first as an MP4.
+        """Undiscounted returns, one float per episode; `video` shows the first as an MP4.
 
         A video that cannot be written is only warned of.
 
@@ -107,7 +107,7 @@ class Evaluator:
 
     def _go_on(self) -> None:
         if self._stop():
-            raise InterruptedError("the evaluation was broken off")
+            raise InterruptedError("the evaluation was interrupted")
 
     def _one_by_one(self, agent: Agent, seeds: Iterable[int], video: Path | None) -> list[float]:
         with self._watched():

@@ -349,8 +349,8 @@ def locked(folder: Path) -> Iterator[None]:
             if error.errno not in NO_LOCKS:
                 raise
             log.warning(
-                "the file system of %s has no locks (%s): start no second run in this folder "
-                "while this one goes on, nothing would stop it",
+                "the file system of %s has no locks (%s): do not start a second run in this folder "
+                "while this one is running, because nothing would prevent it",
                 *(folder, error.strerror),
             )
         file.truncate(0)

@@ -120,7 +120,7 @@ class StopSignal:
                 os._exit(128 + number)  # files are renamed into place: nothing is half written
         self.number = number
         with contextlib.suppress(Exception):  # it may have come amid a write to the same stream
-            self._announce(f"{self._what}; once more to leave at once")
+            self._announce(f"{self._what}; a second signal stops at once")
 
 
 def require_finite(values: Mapping[str, float], position: int, axis: str = ENV_STEPS) -> None:

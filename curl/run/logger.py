@@ -138,7 +138,7 @@ class Logger:
             self._paused = False
         except OSError as error:
             if not self._paused:
-                log.warning("metrics cannot be written (%s); training goes on", error)
+                log.warning("metrics cannot be written (%s); training continues", error)
             self._paused = True
         self._mirror(row)
 
@@ -180,7 +180,7 @@ class Logger:
 
             return wandb.Video(str(path))  # of a file: it needs no encoder
         except Exception as error:
-            log.warning("wandb gets no video %s: %s", path, error)
+            log.warning("wandb could not store the video %s: %s", path, error)
             return None
 
     def _append(self, line: str) -> None:

@@ -324,7 +324,7 @@ class Trainer(ABC):
         try:
             self.generator.set_state(state["generator"])
         except (KeyError, RuntimeError, TypeError):
-            log.warning("the checkpoint was made on another device: random numbers begin anew")
+            log.warning("the checkpoint comes from another device: random numbers differ")
         self.restore(state, frames)
         del state, frames
         give_back()

@@ -205,7 +205,7 @@ class OnlineTrainer(Trainer):
         """
         shape = (self.episode_steps, self.action_dim)
         if not isinstance(actions, torch.Tensor) or actions.shape != shape:
-            log.warning("the checkpoint lacks the actions of its episode: a new one is begun")
+            log.warning("the checkpoint lacks the actions of its episode: a new episode begins")
             return False
         frame = self.reset()
         for action in actions:
@@ -214,7 +214,7 @@ class OnlineTrainer(Trainer):
         self.episode_actions = list(actions)
         same = np.array_equal(frame, self.replay.newest_frame())
         if not same:
-            log.warning("the environment does not repeat itself: a new episode is begun")
+            log.warning("the environment is not reproducible: a new episode begins")
         return same
 
 

@@ -73,5 +73,5 @@ class Film:
             yield
         except (OSError, ValueError) as error:
             if not self._failed:
-                log.warning("no video %s: %s", self.path, error)
+                log.warning("the video %s could not be written: %s", self.path, error)
             self._failed = True

@@ -31,7 +31,7 @@ GRACE = 5.0  # seconds that a worker gets to close its environment before it is 
 
 
 class WorkerError(RuntimeError):
-    """An environment's process ended without being asked to."""
+    """The process of an environment ended by itself."""
 
 
 class Workers(AsyncVectorEnv):

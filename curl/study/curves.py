@@ -93,7 +93,7 @@ def read_curve(path: Path, name: str | None = None) -> Curve:
         header = json.loads(lines[0])
         form = header.pop("curve")
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
-        raise ValueError(f"{name} is no curve file: its first line does not say so") from None
+        raise ValueError(f"{name} is not a curve file: its first line does not say so") from None
     if form != FORMAT:
         raise ValueError(f"{name} has curve format {form}, this version reads {FORMAT}")
     wrong = [key for key in TEXTS if not isinstance(header.get(key), str)]
@@ -119,7 +119,7 @@ def read_curve(path: Path, name: str | None = None) -> Curve:
             if not (whole and all(map(math.isfinite, (*returns[-1], seconds[-1])))):
                 raise ValueError
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise ValueError(f"{name}, line {number} is no evaluation") from None
+            raise ValueError(f"{name}, line {number} is not an evaluation") from None
     if not steps:
         raise ValueError(f"{name} holds no evaluation")
     return Curve(

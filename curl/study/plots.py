@@ -97,7 +97,7 @@ def scores(comparison: Comparison) -> Figure:
 
 
 def aggregates(comparison: Comparison) -> Figure:
-    """IQM, median, mean and optimality gap with their intervals, a panel each."""
+    """IQM, median, mean and optimality gap with their intervals, one panel per statistic."""
     grid, looks = comparison.grid, drawing.looks(comparison.grid.variants)
     figure = Figure(figsize=(10.8, 1.1 + 0.28 * len(grid.variants)), layout="constrained")
     axes: Any = figure.subplots(1, len(AGGREGATES), sharey=True)

@@ -209,5 +209,5 @@ def _read_metrics(path: Path, name: str, axis: str) -> tuple[dict[int, list[floa
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             if number == len(lines):
                 break  # half a line: the run is writing it, or died while it did
-            raise ValueError(f"{name}/{METRICS}, line {number} is no metrics row") from error
+            raise ValueError(f"{name}/{METRICS}, line {number} is not a row of metrics") from error
     return found, clock

@@ -73,7 +73,7 @@ def find(paths: Sequence[Path]) -> list[Status]:
 
 
 def table(found: Sequence[Status], width: int = 120) -> Group:
-    """All runs, a row each, and a line that counts them and says where they are.
+    """All runs, one row per run, and a line that counts them and says where they are.
 
     Args:
         width: characters in a line.

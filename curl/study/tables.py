@@ -1,4 +1,4 @@
-"""A comparison -> CSV files, one line a number with its interval."""
+"""A comparison -> CSV files, one line per number with its interval."""
 
 from __future__ import annotations
 
