@@ -41,7 +41,7 @@ from benchmarks.cells import (
 from benchmarks.fleet import Fleet
 from curl.checks import real, whole
 from curl.command.sweep import ending
-from curl.errors import BAD_INPUT, exits_with_one_line
+from curl.errors import BAD_INPUT, HUNG, exits_with_one_line
 from curl.hardware.limits import available_cores
 from curl.run.clock import words
 from curl.run.folder import IN_USE, OTHER_RUN, Holder, RunFolder, holder
@@ -49,7 +49,6 @@ from curl.study.curves import curve_files, read_curve
 from curl.study.runs import read_run
 
 TRAIN = (sys.executable, str(ROOT / "train.py"))
-HUNG = 3  # train.py's exit code for an environment that hangs; resuming goes on after it
 ATTEMPTS = 3  # times that a run is started in one call if signals keep killing it
 RECENT = 20_000  # env steps over which the speed of a run is taken
 

@@ -20,6 +20,7 @@ from curl.hardware.device import OpenGLError
 from curl.tables import Terminal
 
 BAD_INPUT, INTERRUPTED, UNREAD = 2, 130, 141
+HUNG = 3  # of a process that is ended because its environment does not answer; resuming continues
 STDOUT = 1  # its file descriptor
 
 

@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import torch
 
 from curl.agents.base import Agent
+from curl.errors import HUNG
 from curl.hardware.processor import Threads, give_back
 from curl.run.checkpoint import (
     CheckpointError,
@@ -49,8 +50,6 @@ from curl.run.guard import (
 from curl.run.logger import Logger
 
 log = logging.getLogger("curl")
-
-HUNG = 3  # exit code of a process that is ended because its environment does not answer
 
 
 class Trainer(ABC):
