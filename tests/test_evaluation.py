@@ -190,4 +190,4 @@ def test_a_video_that_cannot_be_written_costs_no_returns(
     expected = evaluator(1, episodes=1)(Bright(), seed=5)
     video = tmp_path / "videos" / "episode.mp4"
     assert evaluator(1, episodes=1)(Bright(), seed=5, video=video) == expected
-    assert f"no video {video}: " in caplog.text
+    assert f"the video {video} could not be written: " in caplog.text
