@@ -224,6 +224,8 @@ class DrQV2(Agent):
                 where no contrastive step is due.
         """
         views = ContrastViews(*contrast) if contrast else None
+        with self._autocast():
+            obs = self.trunk.scaled(obs)  # for two passes
         y = self.bootstrapped_target(reward, discount, last_obs, scale)
         features = self._features(obs)
         metrics = self.update_critic(features, action, y)
@@ -308,7 +310,7 @@ class DrQV2(Agent):
 
     def _features(self, obs: Tensor) -> Tensor:
         with self._autocast():
-            return self.trunk(obs)
+            return self.trunk.convolve(obs)
 
     def _policy(self, features: Tensor, scale: Tensor) -> Tensor:
         """An action with the clipped noise of the critic's and the actor's losses, [B, A]."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from curl.checks import choice, whole
 FUSED_CONVOLUTION = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, "_convolution_pointwise"
 )
+CHANNELS = 8  # cuDNN's fast bfloat16 convolutions read the input's channels in groups of so many
 CONVOLUTION_INITS = ("delta_orthogonal", "orthogonal")
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0  # CURL, Table 3
 
@@ -76,12 +78,23 @@ class ConvTrunk(nn.Module):
 
         Features are flattened in memory (row, column, filter) order, which copies nothing.
         """
-        x = pixels.to(compute_dtype(pixels.device))  # before the division: uint8 / 255 is float32
-        if pixels.dtype == torch.uint8:
-            x = x.div_(255)
-        if self.centred:
-            x = x - 0.5
+        return self.convolve(self.scaled(pixels))
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """Pixels as `convolve` reads them: what several networks see is converted once."""
+        dtype = compute_dtype(pixels.device)
+        if fused_on_cuda(pixels.device, dtype):
+            x = with_more_channels(pixels, dtype)
+        else:
+            x = pixels.to(dtype)  # before the division: uint8 / 255 is float32
+            if pixels.dtype == torch.uint8:
+                x = x.div_(255)
+        return x - 0.5 if self.centred else x
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """What `scaled` gives -> features [B, F]."""
         for convolution in self.convolutions:
+            assert isinstance(convolution, nn.Conv2d)
             x = convolve_and_rectify(convolution, x)
         return x.permute(0, 2, 3, 1).flatten(1)
 
@@ -94,18 +107,56 @@ def smallest_input(strides: Sequence[int]) -> int:
     return edge
 
 
-def convolve_and_rectify(layer: nn.Module, x: Tensor) -> Tensor:
-    """relu(layer(x)): in one oneDNN kernel where that is possible, with the same result to the bit.
-
-    Possible is: bfloat16 on a CPU, and no gradient wanted (target, key and acting passes).
-    """
+def convolve_and_rectify(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """relu(layer(x)): in bfloat16 in one kernel, where cuDNN or oneDNN has one."""
+    assert layer.bias is not None
+    if fused_on_cuda(x.device, x.dtype):
+        weight, bias = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
+        if added := x.shape[1] - layer.in_channels:
+            weight = F.pad(weight, (0, 0, 0, 0, 0, added))
+        return RectifiedConvolution.apply(x, weight, bias, layer.stride)
     fused = x.device.type == "cpu" and x.dtype == torch.bfloat16 and not torch.is_grad_enabled()
     if not (fused and FUSED_CONVOLUTION):
         return F.relu_(layer(x))
-    assert isinstance(layer, nn.Conv2d) and layer.bias is not None
     weight, bias = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
     geometry = ([0, 0], list(layer.stride), [1, 1], 1)  # padding, stride, dilation, groups
     return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, "relu", [], "")
+
+
+def fused_on_cuda(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cuda" and dtype == torch.bfloat16
+
+
+def with_more_channels(pixels: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pixels in [0, 1] of `dtype`, with zeros up to a multiple of `CHANNELS`, channels last."""
+    batch, channels, height, width = pixels.shape
+    shape = (batch, channels + -channels % CHANNELS, height, width)
+    x = torch.empty(shape, dtype=dtype, device=pixels.device, memory_format=torch.channels_last)
+    x[:, channels:].zero_()
+    torch.div(pixels, 255 if pixels.dtype == torch.uint8 else 1, out=x[:, :channels])
+    return x
+
+
+class RectifiedConvolution(torch.autograd.Function):
+    """relu(conv2d(x, weight, bias)) of cuDNN, which adds the bias and rectifies as it writes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: Sequence[int]) -> Tensor:
+        y = torch.cudnn_convolution_relu(x, weight, bias, stride, (0, 0), (1, 1), 1)
+        ctx.save_for_backward(x, weight, y)
+        ctx.stride = stride
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        x, weight, y = ctx.saved_tensors
+        grad = torch.ops.aten.threshold_backward(grad, y, 0)
+        geometry = (ctx.stride, (0, 0), (1, 1), False, (0, 0), 1)
+        wanted = (ctx.needs_input_grad[0], True, True)
+        of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            grad, x, weight, [weight.shape[0]], *geometry, wanted
+        )
+        return of_x, of_weight, of_bias, None
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
