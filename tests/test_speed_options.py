@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from curl.agents.sac import SAC
 from curl.augmentations.crop import Crop
@@ -88,6 +90,37 @@ def test_the_joint_update_is_another_method_that_still_learns(replay: ReplayBuff
             history[:5], "contrastive_loss"
         )
         assert averages(history[-10:], "critic_loss") < averages(history[:5], "critic_loss")
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("channels", [3, 8, 9])
+def test_cudnn_gets_more_channels_and_gives_the_same(
+    channels: int, centred: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for cuDNN's kernel, in float32: features and gradients, and what it reads."""
+    read: list[tuple[int, bool]] = []
+
+    def stand_in(x: Tensor, weight: Tensor, bias: Tensor, *geometry: Any) -> Tensor:
+        last = all(t.is_contiguous(memory_format=torch.channels_last) for t in (x, weight))
+        read.append((x.shape[1], last))
+        return functional.relu(functional.conv2d(x, weight, bias, *geometry))
+
+    trunk = networks.ConvTrunk(channels=channels, size=36, centred=centred)
+    networks.initialise(trunk, convolutions="orthogonal")
+    pixels = torch.randint(0, 256, (4, channels, 36, 36), dtype=torch.uint8)
+    pixels = pixels.to(memory_format=torch.channels_last)
+
+    def outputs(view: Tensor) -> list[Tensor]:
+        features = trunk(view)
+        return [features, *torch.autograd.grad(features.square().mean(), trunk.parameters())]
+
+    expected = outputs(pixels)
+    monkeypatch.setattr(networks, "fused_on_cuda", lambda *_: True)
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", stand_in)
+    for view in (pixels, pixels / 255, trunk.scaled(pixels), trunk.scaled(trunk.scaled(pixels))):
+        for one, other in zip(outputs(view), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    assert read[:4] == [(-(-channels // 8) * 8, True), (32, True), (32, True), (32, True)]
 
 
 @pytest.mark.skipif(not networks.FUSED_CONVOLUTION, reason="PyTorch without oneDNN")

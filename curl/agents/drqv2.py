@@ -310,7 +310,7 @@ class DrQV2(Agent):
 
     def _features(self, obs: Tensor) -> Tensor:
         with self._autocast():
-            return self.trunk.convolve(obs)
+            return self.trunk(obs)
 
     def _policy(self, features: Tensor, scale: Tensor) -> Tensor:
         """An action with the clipped noise of the critic's and the actor's losses, [B, A]."""

@@ -206,8 +206,8 @@ class SAC(Agent):
     def bootstrapped_target(self, reward: Tensor, terminated: Tensor, next_obs: Tensor) -> Tensor:
         """y = r + gamma (1 - d) (min_i Q'_i(s', a') - alpha log pi(a'|s')), a' ~ pi(.|s')."""
         with self._autocast():
-            next_action, next_log_pi = self._policy(self.trunk.convolve(next_obs))
-            next_latent = self.target_critic.projection(self.target_trunk.convolve(next_obs))
+            next_action, next_log_pi = self._policy(self.trunk(next_obs))
+            next_latent = self.target_critic.projection(self.target_trunk(next_obs))
             next_q = torch.minimum(*self.target_critic(next_latent, next_action))
         next_v = next_q - self.log_alpha.exp() * next_log_pi
         return reward + self.discount * (~terminated).float() * next_v
@@ -308,7 +308,7 @@ class SAC(Agent):
         for some, recorded in ((obs[:graph], True), (obs[graph:], False)):
             if len(some):
                 with torch.set_grad_enabled(recorded), self._autocast():
-                    parts.append(self.trunk.convolve(some))
+                    parts.append(self.trunk(some))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _policy(self, features: Tensor) -> tuple[Tensor, Tensor]:

@@ -69,7 +69,7 @@ class ConvTrunk(nn.Module):
             nn.Conv2d(channels_in, filters, 3, stride=stride)
             for channels_in, stride in zip(inputs, strides, strict=True)
         )
-        self.features = filters * edge * edge
+        self.channels, self.features = channels, filters * edge * edge
         self.centred = centred
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -78,25 +78,25 @@ class ConvTrunk(nn.Module):
 
         Features are flattened in memory (row, column, filter) order, which copies nothing.
         """
-        return self.convolve(self.scaled(pixels))
-
-    def scaled(self, pixels: Tensor) -> Tensor:
-        """Pixels as `convolve` reads them: what several networks see is converted once."""
-        dtype = compute_dtype(pixels.device)
-        if fused_on_cuda(pixels.device, dtype):
-            x = with_more_channels(pixels, dtype)
-        else:
-            x = pixels.to(dtype)  # before the division: uint8 / 255 is float32
-            if pixels.dtype == torch.uint8:
-                x = x.div_(255)
-        return x - 0.5 if self.centred else x
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """What `scaled` gives -> features [B, F]."""
+        x = self.scaled(pixels)
+        if self.centred:
+            x = x - 0.5
         for convolution in self.convolutions:
             assert isinstance(convolution, nn.Conv2d)
             x = convolve_and_rectify(convolution, x)
         return x.permute(0, 2, 3, 1).flatten(1)
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """Pixels in [0, 1] in the dtype of the convolutions, which `forward` takes as well.
+
+        An agent that shows a view to several networks converts it once.
+        """
+        dtype = compute_dtype(pixels.device)
+        if fused_on_cuda(pixels.device, dtype):
+            done = pixels.shape[1] > self.channels
+            return pixels if done else with_more_channels(pixels, dtype)
+        x = pixels.to(dtype)  # before the division: uint8 / 255 is float32
+        return x.div_(255) if pixels.dtype == torch.uint8 else x
 
 
 def smallest_input(strides: Sequence[int]) -> int:
@@ -124,15 +124,21 @@ def convolve_and_rectify(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def fused_on_cuda(device: torch.device, dtype: torch.dtype) -> bool:
-    return device.type == "cuda" and dtype == torch.bfloat16
+    """Whether convolutions here are `RectifiedConvolution`s: on NVIDIA GPUs that know bfloat16."""
+    return (
+        (device.type, dtype) == ("cuda", torch.bfloat16)
+        and torch.version.hip is None
+        and torch.backends.cudnn.is_available()
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )
 
 
 def with_more_channels(pixels: Tensor, dtype: torch.dtype) -> Tensor:
     """Pixels in [0, 1] of `dtype`, with zeros up to a multiple of `CHANNELS`, channels last."""
-    batch, channels, height, width = pixels.shape
-    shape = (batch, channels + -channels % CHANNELS, height, width)
+    batch, channels, *edges = pixels.shape
+    shape = (batch, channels + -channels % CHANNELS, *edges)
     x = torch.empty(shape, dtype=dtype, device=pixels.device, memory_format=torch.channels_last)
-    x[:, channels:].zero_()
+    x.zero_()  # all of it: filling some channels alone takes longer
     torch.div(pixels, 255 if pixels.dtype == torch.uint8 else 1, out=x[:, :channels])
     return x
 
