@@ -23,7 +23,7 @@ from benchmarks.contenders import Sizes
 from benchmarks.timing import interleave, ratio
 from curl.agents.sac import SAC
 from curl.augmentations.crop import Crop
-from curl.checks import choice, whole
+from curl.checks import choice, integer
 from curl.data.replay import ReplayBuffer
 from curl.errors import exits_with_one_line
 from curl.hardware.device import choose_device, machine
@@ -141,8 +141,8 @@ def run(arguments: argparse.Namespace) -> int:
         compare(
             precision,
             device=device,
-            batch_size=whole("--batch", arguments.batch),
-            updates=whole("--updates", arguments.updates, at_least=least),
+            batch_size=integer("--batch", arguments.batch),
+            updates=integer("--updates", arguments.updates, at_least=least),
             sizes=Sizes(frame=24, crop=20, hidden=16, transitions=50)
             if arguments.tiny
             else Sizes(transitions=1000),

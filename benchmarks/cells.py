@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from curl.checks import choice, whole
+from curl.checks import choice, integer
 from curl.errors import nearest
 from curl.run.folder import RunFolder
 from curl.schema import BOOKKEEPING, USED, SettingsError, checked, complete, within
@@ -116,7 +116,7 @@ def cells(
     for variant in variants:
         choice("--variants", variant, tuple(VARIANTS))
     for seed in seeds:
-        whole("--seeds", seed, at_least=0)
+        integer("--seeds", seed, at_least=0)
     for name in (preset, *variants):
         if name in NEEDED and not (CONFIGS / NEEDED[name]).is_file():
             raise ValueError(f"{name} does not exist yet: there is no configs/{NEEDED[name]}")
@@ -232,7 +232,7 @@ class Table:
             ValueError: a curve file that cannot be read.
         """
         others = []
-        budget = whole("env_steps", today["env_steps"])
+        budget = integer("env_steps", today["env_steps"])
         path, folder = self.curve(cell), self.folder(cell)
         if path.exists():
             before = read_curve(path, shown(path)).config

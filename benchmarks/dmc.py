@@ -39,7 +39,7 @@ from benchmarks.cells import (
     shown,
 )
 from benchmarks.fleet import Fleet
-from curl.checks import real, whole
+from curl.checks import integer, real
 from curl.command.sweep import ending
 from curl.errors import BAD_INPUT, HUNG, exits_with_one_line
 from curl.hardware.limits import available_cores
@@ -458,9 +458,9 @@ def drive(arguments: argparse.Namespace, program: tuple[str, ...]) -> int:
         seeds = [int(seed) for seed in arguments.seeds]
     except ValueError:
         raise ValueError(f"--seeds must be integers, got {','.join(arguments.seeds)}") from None
-    jobs = whole("--jobs", arguments.jobs)
-    whole("--threads", arguments.threads)
-    whole("--nice", arguments.nice, at_least=0)
+    jobs = integer("--jobs", arguments.jobs)
+    integer("--threads", arguments.threads)
+    integer("--nice", arguments.nice, at_least=0)
     real("--every", arguments.every, low=0, open_low=True)
     minutes = arguments.minutes
     if minutes is not None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 
 
-def whole(name: str, value: object, *, at_least: int = 1) -> int:
+def integer(name: str, value: object, *, at_least: int = 1) -> int:
     """`value` as an int that is at least `at_least`; `ValueError` otherwise."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise ValueError(f"{name} must be an integer >= {at_least}, got {value!r}")

@@ -36,7 +36,7 @@ def test_the_sheet_shows_every_configuration() -> None:
 
 
 def test_a_picture_is_the_newest_frame() -> None:
-    stack = observation().whole()[0]
+    stack = observation().integer()[0]
     levels = views.picture(stack).astype(int)
     newest = stack[-3:].permute(1, 2, 0).numpy()
     assert np.abs(levels - newest).max() <= 255 / (views.LEVELS - 1) / 2 + 1

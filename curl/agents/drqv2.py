@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from curl.agents.base import Agent, fitting, restore, saved
 from curl.augmentations.base import Augmentation
-from curl.checks import positive, real, whole
+from curl.checks import integer, positive, real
 from curl.data.batch import Batch, FrameStacks, Metrics
 from curl.learning.capture import Captured
 from curl.learning.contrast import Contrast, ContrastOptions, ContrastViews
@@ -129,12 +129,12 @@ class DrQV2(Agent):
         self.device, self.precision = generator.device, precision
         self.updates_per_step = positive("updates_per_step", updates_per_step)
         self.discount = real("discount", discount, low=0, high=1)
-        self.steps = whole("steps", steps)
+        self.steps = integer("steps", steps)
         self.critic_tau = real("critic_tau", critic_tau, low=0, high=1)
         self.encoder_tau = real("encoder_tau", encoder_tau, low=0, high=1)
         self.noise_start = real("noise_start", noise_start, low=0)
         self.noise_end = real("noise_end", noise_end, low=0)
-        self.noise_steps = whole("noise_steps", noise_steps)
+        self.noise_steps = integer("noise_steps", noise_steps)
         self.noise_clip = real("noise_clip", noise_clip, low=0)
         self.updates = 0
         self.objective = objective and objective.to(self.device)
@@ -143,7 +143,7 @@ class DrQV2(Agent):
         self.offsets = tuple(sorted({*self.contrast.offsets, *later}))
 
         sizes = {"latent_dim": latent_dim, "hidden_dim": hidden_dim, "action_dim": action_dim}
-        sizes = {name: whole(name, size) for name, size in sizes.items()}
+        sizes = {name: integer(name, size) for name, size in sizes.items()}
         self.trunk = ConvTrunk(
             channels=channels, size=query.size, strides=strides, filters=filters, centred=True
         )

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from curl.agents.base import Agent, fitting, restore, saved
 from curl.augmentations.base import Augmentation
-from curl.checks import positive, real, whole
+from curl.checks import integer, positive, real
 from curl.data.batch import Batch, FrameStacks, Metrics
 from curl.learning.capture import Captured
 from curl.learning.contrast import Contrast, ContrastOptions, ContrastViews
@@ -93,8 +93,8 @@ class SAC(Agent):
         self.discount = real("discount", discount, low=0, high=1)
         self.critic_tau = real("critic_tau", critic_tau, low=0, high=1)
         self.encoder_tau = real("encoder_tau", encoder_tau, low=0, high=1)
-        self.actor_update_every = whole("actor_update_every", actor_update_every)
-        self.target_update_every = whole("target_update_every", target_update_every)
+        self.actor_update_every = integer("actor_update_every", actor_update_every)
+        self.target_update_every = integer("target_update_every", target_update_every)
         self.target_entropy, self.updates = -float(action_dim), 0
         self.objective = objective and objective.to(self.device)
         self.contrast = Contrast(objective=self.objective, query=query, key=key, **contrast)
@@ -104,7 +104,7 @@ class SAC(Agent):
         self.joint, self.detach_encoder = joint and objective is not None, detach_encoder
 
         sizes = {"latent_dim": latent_dim, "hidden_dim": hidden_dim, "action_dim": action_dim}
-        sizes = {name: whole(name, size) for name, size in sizes.items()}
+        sizes = {name: integer(name, size) for name, size in sizes.items()}
         self.trunk = ConvTrunk(channels=channels, size=query.size, strides=strides, filters=filters)
         self.actor = Actor(features=self.trunk.features, **sizes)
         self.critic = Critic(features=self.trunk.features, **sizes, bounded=False)

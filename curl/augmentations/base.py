@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from curl.checks import whole
+from curl.checks import integer
 from curl.data.batch import FrameStacks
 
 
@@ -58,7 +58,7 @@ class PixelAugmentation(Augmentation):
     """
 
     def __init__(self, *, size: int = 84) -> None:
-        self.size = whole("size", size)
+        self.size = integer("size", size)
 
     def __call__(self, stacks: FrameStacks, generator: torch.Generator) -> Tensor:
         return self.transform(stacks.centre(self.size), generator)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from curl.augmentations.base import Augmentation
-from curl.checks import whole
+from curl.checks import integer
 from curl.data.batch import FrameStacks
 
 
@@ -19,7 +19,7 @@ class Crop(Augmentation):
     """A `size` x `size` window at an offset drawn uniformly, one for all frames of a stack."""
 
     def __init__(self, *, size: int = 84, last_offset: bool = True) -> None:
-        self.size = whole("size", size)
+        self.size = integer("size", size)
         self.last_offset = last_offset
 
     def __call__(self, stacks: FrameStacks, generator: torch.Generator) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from curl.augmentations.base import PixelAugmentation, chosen, samples, whole_below
-from curl.checks import real, whole
+from curl.checks import integer, real
 
 
 class Cutout(PixelAugmentation):
@@ -23,8 +23,8 @@ class Cutout(PixelAugmentation):
         self, *, size: int = 84, min_edge: int = 10, max_edge: int = 30, probability: float = 0.5
     ) -> None:
         super().__init__(size=size)
-        self.min_edge = whole("min_edge", min_edge)
-        self.max_edge = whole("max_edge", max_edge)
+        self.min_edge = integer("min_edge", min_edge)
+        self.max_edge = integer("max_edge", max_edge)
         self.probability = real("probability", probability, low=0, high=1)
         if self.max_edge < self.min_edge:
             raise ValueError(f"max_edge {max_edge} is below min_edge {min_edge}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from curl.augmentations.base import PixelAugmentation, gathered
-from curl.checks import whole
+from curl.checks import integer
 
 
 class Shift(PixelAugmentation):
@@ -18,7 +18,7 @@ class Shift(PixelAugmentation):
 
     def __init__(self, *, size: int = 84, pad: int = 4) -> None:
         super().__init__(size=size)
-        self.pad = whole("pad", pad)
+        self.pad = integer("pad", pad)
 
     def transform(self, view: Tensor, generator: torch.Generator) -> Tensor:
         height, width = view.shape[2:]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from curl.augmentations.base import Augmentation, samples
-from curl.checks import whole
+from curl.checks import integer
 from curl.data.batch import FrameStacks
 
 
@@ -18,7 +18,7 @@ class Translate(Augmentation):
     """The frames, unscaled, at a uniform place of a `size` x `size` canvas."""
 
     def __init__(self, *, size: int = 108) -> None:
-        self.size = whole("size", size)
+        self.size = integer("size", size)
 
     def __call__(self, stacks: FrameStacks, generator: torch.Generator) -> Tensor:
         return self._place(stacks, *self._corners(stacks, generator))
@@ -46,7 +46,7 @@ class Translate(Augmentation):
         return self.size - stacks.height
 
     def _place(self, stacks: FrameStacks, top: Tensor, left: Tensor) -> Tensor:
-        frames = stacks.whole().permute(0, 2, 3, 1)  # [B, edge, edge, C]
+        frames = stacks.integer().permute(0, 2, 3, 1)  # [B, edge, edge, C]
         batch, edge, _, channels = frames.shape
         free = self.size - edge
         width = free + edge + free

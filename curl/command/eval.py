@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.text import Text
 
-from curl.checks import whole
+from curl.checks import integer
 from curl.command.parser import (
     Parser,
     add_device,
@@ -89,9 +89,9 @@ def evaluate_all(options: argparse.Namespace) -> int:
     Returns:
         The exit code: 0, or 2 if anything failed, or 128 + n after signal n.
     """
-    whole("--episodes", options.episodes)
-    whole("--processes", options.processes)
-    whole("--seed", options.seed, at_least=0)
+    integer("--episodes", options.episodes)
+    integer("--processes", options.processes)
+    integer("--seed", options.seed, at_least=0)
     device = choose_device(options.device)
     prepare_device(device)
     backend = choose_opengl(options.opengl, device)

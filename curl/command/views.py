@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from curl import augmentations
-from curl.checks import choice, whole
+from curl.checks import choice, integer
 from curl.command import CONFIGS
 from curl.command.parser import Parser, add_opengl, add_out, add_seed, number
 from curl.data.batch import FrameStacks, stack_of
@@ -156,8 +156,8 @@ def parser() -> Parser:
 def main(arguments: Sequence[str]) -> int:
     """The command. Refusals are raised as ValueError, OSError or OpenGLError."""
     options = parser().parse_args(arguments)
-    whole("--views", options.views)
-    whole("--seed", options.seed, at_least=0)
+    integer("--views", options.views)
+    integer("--seed", options.seed, at_least=0)
     task = task_settings(options.task)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     observed = observe(task, seed=options.seed, opengl=options.opengl)

@@ -24,7 +24,7 @@ from gymnasium.wrappers import (
 )
 from shimmy import DmControlCompatibilityV0  # registers dm_control/<domain>-<task>-v0
 
-from curl.checks import whole
+from curl.checks import integer
 from curl.data.rendering import Frames
 from curl.data.seeding import Stream, episode_seed
 
@@ -88,12 +88,12 @@ def make_env(
         ValueError: unknown id, arguments or camera; actions that are not continuous and bounded;
             no `rgb_array` rendering; no time limit.
     """
-    whole("action_repeat", action_repeat)
-    whole("render_size", render_size)
+    integer("action_repeat", action_repeat)
+    integer("render_size", render_size)
     if shadow_size is not None:
-        whole("shadow_size", shadow_size, at_least=0)
+        integer("shadow_size", shadow_size, at_least=0)
     if camera is not None:
-        whole("task.camera", camera, at_least=0)
+        integer("task.camera", camera, at_least=0)
     env = _make(env_id, dict(kwargs or {}), max_episode_steps, camera)
     try:
         _require_limit(env_id, env)
@@ -172,7 +172,7 @@ def _make(
             f"task.camera={camera} and the camera {named[0]!r} in task.kwargs: set task.camera=null"
         )
     if max_episode_steps is not None:
-        whole("task.max_episode_steps", max_episode_steps)
+        integer("task.max_episode_steps", max_episode_steps)
     try:
         # Gymnasium's own checker warns of observations, which are not used here, and of frames,
         # actions and rewards, which are checked below.

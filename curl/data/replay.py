@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curl.checks import whole
+from curl.checks import integer
 from curl.data.batch import Batch, FrameStacks, Later
 from curl.hardware.device import free_bytes
 
@@ -65,12 +65,12 @@ class ReplayBuffer:
         device: torch.device | None = None,
         target: torch.device | None = None,
     ) -> None:
-        self.capacity = whole("replay capacity", capacity)
-        self.frame_stack = whole("frame_stack", frame_stack)
+        self.capacity = integer("replay capacity", capacity)
+        self.frame_stack = integer("frame_stack", frame_stack)
         self.device = torch.empty(0, device=device or "cpu").device
         self.target = torch.empty(0, device=target or self.device).device  # cuda is cuda:0
-        whole("frame_size", frame_size)
-        whole("action_dim", action_dim)
+        integer("frame_size", frame_size)
+        integer("action_dim", action_dim)
         self.rows = capacity + capacity // 64 + frame_stack + 1
         self._sizes = frame_size, action_dim
         needed, free = self._bytes(self.rows) + capacity * 16, free_bytes(self.device)

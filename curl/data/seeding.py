@@ -17,7 +17,7 @@ import random
 import numpy as np
 import torch
 
-from curl.checks import whole
+from curl.checks import integer
 
 
 class Stream(enum.IntEnum):
@@ -40,7 +40,7 @@ def sequence(seed: int, stream: Stream, number: int = 0) -> np.random.SeedSequen
     Raises:
         ValueError: `seed` is not an integer >= 0.
     """
-    return np.random.SeedSequence([int(stream), number, whole("seed", seed, at_least=0)])
+    return np.random.SeedSequence([int(stream), number, integer("seed", seed, at_least=0)])
 
 
 def generator_seed(seed: int, stream: Stream) -> int:

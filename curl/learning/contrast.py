@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from curl.augmentations.base import Augmentation
-from curl.checks import positive, whole
+from curl.checks import integer, positive
 from curl.data.batch import Batch, FrameStacks, Metrics, join
 from curl.objectives.base import Latents, Objective
 
@@ -86,7 +86,7 @@ class Contrast:
             raise ValueError(f"query and key views differ: {query.size} and {key.size} pixels")
         self._objective, self.query, self.key = objective, query, key
         self.weight = positive("contrastive_weight", contrastive_weight)
-        self.every = whole("contrastive_every", contrastive_every)
+        self.every = integer("contrastive_every", contrastive_every)
         self.shared_key_encoder = shared_key_encoder
         self.first_frame_only, self.clean_critic = first_frame_only, clean_critic
         self.shares_view = not (first_frame_only or clean_critic)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curl.checks import choice, whole
+from curl.checks import choice, integer
 
 FUSED_CONVOLUTION = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, "_convolution_pointwise"
@@ -54,8 +54,8 @@ class ConvTrunk(nn.Module):
         super().__init__()
         if isinstance(strides, str) or not isinstance(strides, Sequence) or not strides:
             raise ValueError(f"strides must be a list of integers, got {strides!r}")
-        strides = [whole("each of strides", stride) for stride in strides]
-        filters = whole("filters", filters)
+        strides = [integer("each of strides", stride) for stride in strides]
+        filters = integer("filters", filters)
         edge = size
         for stride in strides:
             edge = (edge - 3) // stride + 1

@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curl.checks import whole
+from curl.checks import integer
 from curl.data.batch import Metrics
 from curl.objectives.base import Latents, Objective, alignment, retrieval_accuracy
 
@@ -26,7 +26,7 @@ class BYOL(Objective):
 
     def __init__(self, *, latent_dim: int, hidden_dim: int) -> None:
         super().__init__()
-        hidden_dim = whole("hidden_dim", hidden_dim)
+        hidden_dim = integer("hidden_dim", hidden_dim)
         self.predictor = nn.Sequential(
             nn.Linear(latent_dim, hidden_dim),
             nn.LayerNorm(hidden_dim),

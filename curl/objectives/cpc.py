@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from curl.checks import flag, whole
+from curl.checks import flag, integer
 from curl.data.batch import Metrics
 from curl.objectives.base import Latents, Objective, alignment, retrieval_accuracy
 from curl.objectives.infonce import infonce
@@ -53,11 +53,11 @@ class CPC(Objective):
         actions: bool,
     ) -> None:
         super().__init__()
-        self.window, horizon = whole("window", window), whole("horizon", horizon)
-        hidden_dim = whole("hidden_dim", hidden_dim)
+        self.window, horizon = integer("window", window), integer("horizon", horizon)
+        hidden_dim = integer("hidden_dim", hidden_dim)
         self.query_offsets = tuple(range(window))
         self.key_offsets = tuple(range(1, window + horizon))
-        self.rows = whole("rows", rows)
+        self.rows = integer("rows", rows)
         self.actions = flag("actions", actions)
         self.gru = nn.GRUCell(latent_dim + (action_dim if actions else 0), hidden_dim)
         self.bilinear = nn.ModuleList(  # W_1, ..., W_K

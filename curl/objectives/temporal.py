@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from curl.checks import whole
+from curl.checks import integer
 from curl.data.batch import Metrics
 from curl.objectives.base import Latents, Objective, alignment, retrieval_accuracy
 from curl.objectives.infonce import infonce
@@ -19,8 +19,8 @@ class Temporal(Objective):
 
     def __init__(self, *, latent_dim: int, offset: int, hidden_dim: int) -> None:
         super().__init__()
-        self.key_offsets = (whole("offset", offset),)
-        hidden_dim = whole("hidden_dim", hidden_dim)
+        self.key_offsets = (integer("offset", offset),)
+        hidden_dim = integer("hidden_dim", hidden_dim)
         self.residual = nn.Sequential(
             nn.Linear(latent_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, latent_dim)
         )

@@ -17,7 +17,7 @@ import torch
 
 from curl import agents, augmentations, objectives, schema
 from curl.agents.base import Agent
-from curl.checks import whole
+from curl.checks import integer
 from curl.data.batch import FrameStacks
 from curl.hardware.device import choose_device, choose_precision, find_opengl
 from curl.schema import SettingsError
@@ -42,7 +42,7 @@ def build_agent(config: Mapping[str, Any], *, action_dim: int, generator: torch.
     sizes: dict[str, Any] = {"action_dim": action_dim, "latent_dim": None}
     if "latent_dim" in settings or config["objective"]["name"] != "none":
         # Objectives need it first.
-        sizes["latent_dim"] = whole("agent.latent_dim", settings.get("latent_dim"))
+        sizes["latent_dim"] = integer("agent.latent_dim", settings.get("latent_dim"))
     objective = objectives.make(**config["objective"], **sizes, where="objective")
     offered = {
         "channels": 3 * config["frame_stack"],

@@ -17,7 +17,7 @@ import torch
 from gymnasium.wrappers import FrameStackObservation
 
 from curl.agents.base import Agent
-from curl.checks import whole
+from curl.checks import integer
 from curl.data.batch import FrameStacks, stack_of
 from curl.data.environment import display_frame, frames_per_second, make_env
 from curl.data.seeding import Stream, episode_seed
@@ -51,9 +51,9 @@ class Evaluator:
         processes: int = 1,
     ) -> None:
         self.settings, self.device = dict(settings), device
-        self.episodes = whole("eval_episodes", episodes)
-        self.frame_stack = whole("frame_stack", frame_stack)
-        self.processes = min(whole("eval_processes", processes), episodes)
+        self.episodes = integer("eval_episodes", episodes)
+        self.frame_stack = integer("frame_stack", frame_stack)
+        self.processes = min(integer("eval_processes", processes), episodes)
         self._vector: Workers | None = None
 
     def __call__(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from curl import schema
 from curl.agents.base import Agent
-from curl.checks import whole
+from curl.checks import integer
 from curl.data.batch import FrameStacks
 from curl.data.seeding import Stream, generator_seed
 from curl.hardware.device import (
@@ -73,8 +73,8 @@ class Policy:
     ) -> None:
         self.agent, self.config, self.device = agent, config, device
         self.action_dim, self.clock = action_dim, clock
-        self.frame_stack = whole("frame_stack", config["frame_stack"])
-        self.render_size = whole("render_size", config["render_size"])
+        self.frame_stack = integer("frame_stack", config["frame_stack"])
+        self.render_size = integer("render_size", config["render_size"])
         self._stack: deque[Tensor] = deque(maxlen=self.frame_stack)
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from curl.checks import choice, whole
+from curl.checks import choice, integer
 from curl.run.clock import AXES, ENV_STEPS, Clock, axis_of, words
 from curl.run.folder import CONFIG, METRICS, RunFolder, read_config, run_folders
 from curl.schema import BOOKKEEPING, USED, complete, flat, within
@@ -61,11 +61,11 @@ class Run:
 
     @property
     def seed(self) -> int:
-        return whole(f"seed of {self.name}", self.setting("seed"), at_least=0)
+        return integer(f"seed of {self.name}", self.setting("seed"), at_least=0)
 
     @property
     def action_repeat(self) -> int:
-        return whole(f"task.action_repeat of {self.name}", self.setting("task.action_repeat"))
+        return integer(f"task.action_repeat of {self.name}", self.setting("task.action_repeat"))
 
     @property
     def budget(self) -> int:
@@ -73,7 +73,7 @@ class Run:
 
         The setting that holds it is called like the axis.
         """
-        return whole(f"{self.axis} of {self.name}", self.setting(self.axis))
+        return integer(f"{self.axis} of {self.name}", self.setting(self.axis))
 
     @property
     def reached(self) -> int:
