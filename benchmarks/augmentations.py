@@ -86,7 +86,7 @@ def ours(stacks: FrameStacks) -> dict[str, Call]:
 def kornia(stacks: FrameStacks) -> dict[str, Call]:
     """Kornia's, batched, in float32; `VideoSequential` where channels are colours."""
     k: Any = importlib.import_module("kornia.augmentation")
-    whole, view = images(stacks.integer()), images(stacks.centre(84))
+    whole, view = images(stacks.whole()), images(stacks.centre(84))
     video = view.view(len(view), -1, 3, 84, 84)
     same = {"data_format": "BTCHW", "same_on_frame": True}
     flat = {
@@ -114,7 +114,7 @@ def kornia(stacks: FrameStacks) -> dict[str, Call]:
 def torchvision(stacks: FrameStacks) -> dict[str, Call]:
     """torchvision's (v2), a stack at a time, in uint8 but for noise."""
     v2: Any = importlib.import_module("torchvision.transforms.v2")
-    whole, view = stacks.integer().contiguous(), stacks.centre(84).contiguous()
+    whole, view = stacks.whole().contiguous(), stacks.centre(84).contiguous()
     video, pixels = view.view(len(view), -1, 3, 84, 84), images(view)
     turns = [lambda x, q=quarters: x.rot90(q, (1, 2)) for quarters in range(4)]
     transforms: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {

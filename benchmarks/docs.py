@@ -26,6 +26,7 @@ import yaml
 from benchmarks.cells import ROOT
 from benchmarks.results_page import NONE, PRESETS, read_groups
 from curl import schema
+from curl.command.views import resolved
 from curl.errors import program
 from curl.run.folder import RESUMABLE, RunFolder
 from curl.study.published import AT_100K
@@ -116,7 +117,7 @@ def agents() -> str:
 def augmentations() -> str:
     rows = []
     for path in group("augmentation"):
-        config = read(path)
+        config = resolved(path)
         views = [view(config[side]) for side in ("query", "key")]
         rows.append([f"`{path.stem}`", cell(description(path)), *views])
     return table(["`augmentation=`", "what it is", "query", "key"], rows)

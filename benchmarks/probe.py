@@ -95,7 +95,7 @@ def make_agent(objective: str, augmentation: str, seed: int) -> SAC:
 
 
 def load(group: str, name: str) -> Any:
-    return OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{name}.yaml"))
+    return OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{name}.yaml"), resolve=True)
 
 
 def scaled(settings: Any) -> Any:

@@ -73,9 +73,9 @@ def test_a_window_is_the_slice_of_every_frame(data: st.DataObject) -> None:
 def test_the_whole_of_a_stack() -> None:
     stacks = placed_stacks(2, 10, 10)
     expected = stacks.frames[stacks.indices].permute(0, 1, 4, 2, 3).flatten(1, 2)
-    assert torch.equal(stacks.integer(), expected)
+    assert torch.equal(stacks.whole(), expected)
     with pytest.raises(ValueError, match="square"):
-        placed_stacks(2, 10, 12).integer()
+        placed_stacks(2, 10, 12).whole()
 
 
 # -- the crop --------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def test_crop_draws_samples_and_axes_independently() -> None:
 
 def test_crop_evaluates_on_the_centre() -> None:
     stacks = placed_stacks(2)
-    expected = stacks.integer()[:, :, 8:92, 8:92]
+    expected = stacks.whole()[:, :, 8:92, 8:92]
     assert torch.equal(Crop(size=84).evaluate(stacks), expected)
 
 
@@ -111,7 +111,7 @@ def test_crop_evaluates_on_the_centre() -> None:
 def test_crop_of_the_frames_own_size_is_the_frame(last_offset: bool) -> None:
     stacks = placed_stacks(2, 10, 10)
     crop = Crop(size=10, last_offset=last_offset)
-    assert torch.equal(crop(stacks, generator()), stacks.integer())
+    assert torch.equal(crop(stacks, generator()), stacks.whole())
 
 
 def test_a_crop_larger_than_the_frame_is_refused() -> None:
@@ -153,7 +153,9 @@ class NoStalls(TorchDispatchMode):
 
 @pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
 def config(request: pytest.FixtureRequest) -> Any:
-    return OmegaConf.load(request.param)
+    config = OmegaConf.load(request.param)
+    OmegaConf.resolve(config)
+    return config
 
 
 @pytest.fixture(params=["query", "key"])

@@ -36,7 +36,7 @@ def drawn(name: str, count: int, **settings: Any) -> tuple[np.ndarray, np.ndarra
     """Views [count, edge, edge, C] of one stack, and its clean pixels [edge, edge, C]."""
     stacks = stacks_of(count)
     view = augmentations.make(name, size=EDGE, **settings)(stacks, generator())
-    clean = stacks.integer()[0].permute(1, 2, 0).numpy()
+    clean = stacks.whole()[0].permute(1, 2, 0).numpy()
     view = view.permute(0, 2, 3, 1)
     return (view if view.dtype == torch.uint8 else view.float()).numpy(), clean
 
@@ -96,7 +96,7 @@ def test_neighbours_are_transformed_independently(name: str) -> None:
 def test_none_is_the_central_window() -> None:
     stacks = stacks_of(2, edge=30)
     view = augmentations.make("none", size=20)(stacks, generator())
-    assert torch.equal(view, stacks.integer()[:, :, 5:25, 5:25])
+    assert torch.equal(view, stacks.whole()[:, :, 5:25, 5:25])
 
 
 @pytest.mark.parametrize("pad", [1, 4])
@@ -111,7 +111,7 @@ def test_shift_is_a_window_of_the_padded_view(pad: int) -> None:
 def test_translate_puts_the_frame_anywhere_on_black() -> None:
     stacks = stacks_of(2000, edge=16)
     view = augmentations.make("translate", size=20)(stacks, generator())
-    frame = stacks.integer()[0].permute(1, 2, 0).numpy()
+    frame = stacks.whole()[0].permute(1, 2, 0).numpy()
     places = [np.pad(frame, ((y, 4 - y), (x, 4 - x), (0, 0))) for y in range(5) for x in range(5)]
     assert_uniform(which(view.permute(0, 2, 3, 1).numpy(), places), 0, 24)
     middle = augmentations.make("translate", size=20).evaluate(stacks)[0]
@@ -125,7 +125,7 @@ def test_translate_puts_both_observations_at_one_place() -> None:
     views = augmentations.make("translate", size=20).pair(obs, next_obs, generator())
     places = []
     for view, stacks in zip(views, (obs, next_obs), strict=True):
-        frame = stacks.integer()[0].permute(1, 2, 0).numpy()
+        frame = stacks.whole()[0].permute(1, 2, 0).numpy()
         canvases = [
             np.pad(frame, ((y, 4 - y), (x, 4 - x), (0, 0))) for y in range(5) for x in range(5)
         ]
@@ -137,7 +137,7 @@ def test_translate_puts_both_observations_at_one_place() -> None:
 def test_translate_onto_a_canvas_of_the_frames_own_size_is_the_frame() -> None:
     stacks = stacks_of(2, edge=16)
     assert torch.equal(
-        augmentations.make("translate", size=16)(stacks, generator()), stacks.integer()
+        augmentations.make("translate", size=16)(stacks, generator()), stacks.whole()
     )
 
 
@@ -172,7 +172,7 @@ def rectangles(views: np.ndarray, clean: np.ndarray) -> np.ndarray:
 def test_cutout_is_one_rectangle_of_any_size_anywhere(name: str) -> None:
     frames = torch.full((1, EDGE, EDGE, 3), 77, dtype=torch.uint8)  # a grey that cutouts change
     stacks = FrameStacks(frames, torch.zeros(3000, DEPTH, dtype=torch.int64))
-    flat = stacks.integer()[0].permute(1, 2, 0).numpy()
+    flat = stacks.whole()[0].permute(1, 2, 0).numpy()
     settings = {"min_edge": 3, "max_edge": 6, "probability": 1.0}
     views = augmentations.make(name, size=EDGE, **settings)(stacks, generator())
     found = rectangles(views.permute(0, 2, 3, 1).numpy(), flat)
@@ -279,7 +279,7 @@ def test_grayscale_leaves_grey_grey() -> None:
     stacks = FrameStacks(levels.contiguous(), torch.zeros(1, 1, dtype=torch.int64))
     settings = {"size": 16, "probability": 1.0}
     view = augmentations.make("grayscale", **settings)(stacks, generator())
-    plain = stacks.integer().bfloat16() / 255
+    plain = stacks.whole().bfloat16() / 255
     assert torch.equal(view, plain)
 
 
@@ -361,8 +361,8 @@ def test_random_conv_is_scipys_correlation() -> None:
     """bfloat16 sums of 27 products under a sigmoid, whose slope is at most 1/4."""
     stacks = stacks_of(3)
     kernels = torch.randn(3, 3, 3, 3, 3, generator=generator())
-    view = convolved(stacks.integer(), kernels).float().numpy()
-    pixels = stacks.integer().numpy() / 255
+    view = convolved(stacks.whole(), kernels).float().numpy()
+    pixels = stacks.whole().numpy() / 255
     for b in range(3):
         for frame in range(DEPTH):
             for colour in range(3):

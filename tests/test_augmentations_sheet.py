@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
+from omegaconf import OmegaConf
 from PIL import Image
 
 from curl.command import views
@@ -29,14 +29,14 @@ def test_the_sheet_shows_every_configuration() -> None:
     for row in rows:
         for picture in (row.evaluation, *row.query, *row.key):
             assert picture.dtype == np.uint8 and picture.shape == (*picture.shape[:1] * 2, 3)
-        config = yaml.safe_load((CONFIGS / "augmentation" / f"{row.label}.yaml").read_text())
+        config = OmegaConf.load(CONFIGS / "augmentation" / f"{row.label}.yaml")
         assert row.evaluation.shape[0] == config["query"]["size"]
     clean = next(row for row in rows if row.label == "none")
     assert all(np.array_equal(picture, clean.evaluation) for picture in clean.query + clean.key)
 
 
 def test_a_picture_is_the_newest_frame() -> None:
-    stack = observation().integer()[0]
+    stack = observation().whole()[0]
     levels = views.picture(stack).astype(int)
     newest = stack[-3:].permute(1, 2, 0).numpy()
     assert np.abs(levels - newest).max() <= 255 / (views.LEVELS - 1) / 2 + 1

@@ -267,7 +267,7 @@ def test_both_sides_remember_the_same_transitions() -> None:
     for back in range(1, 6):
         after = torch.tensor([int(ours._arrivals[(ours.last - back) % ours.capacity])])
         for stored, newest in ((plain.next_obs, after), (plain.obs, after - 1)):
-            stack = ours.stacks(newest).integer()[0].numpy()
+            stack = ours.stacks(newest).whole()[0].numpy()
             assert np.array_equal(stored[5 - back], stack)
 
 

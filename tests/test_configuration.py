@@ -81,6 +81,23 @@ def test_every_choice_builds_an_agent(group: str, name: str) -> None:
     assert isinstance(agent, Agent)
 
 
+AUGMENTATIONS = sorted(path.stem for path in CONFIGS.glob("augmentation/*.yaml"))
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_a_key_view_follows_the_query_view(name: str) -> None:
+    """One size is enough; a part of the key view can still be set alone."""
+    views = composed(f"augmentation={name}", "augmentation.query.size=36")["augmentation"]
+    key, query = views["key"], views["query"]
+    if key["name"] == query["name"]:
+        assert key == query
+    key = key["steps"][0] if key["name"] == "compose" else key
+    assert key["size"] == query["size"] == 36
+    if "steps" not in views["key"]:
+        alone = composed(f"augmentation={name}", "augmentation.key.size=36")["augmentation"]
+        assert (alone["query"] | {"size": 36}) == query and alone["query"]["size"] != 36
+
+
 def test_label_and_folder_name_the_run() -> None:
     config = composed("task=walker_walk", "objective=none", "augmentation=crop_reference", "seed=7")
     assert config["label"] == "curl-crop_reference-none"

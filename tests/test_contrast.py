@@ -128,8 +128,8 @@ def encode(encoder: nn.ModuleList, number: int) -> Tensor:
 def test_stacks_of_several_stores_are_joined() -> None:
     batch, frames = make_batch(), torch.randint(256, (5, EDGE, EDGE, 3)).byte()
     other = FrameStacks(frames, torch.tensor([[0, 4, 2]]))
-    wanted = torch.cat([batch.obs.integer(), other.integer(), batch.next_obs.integer()])
-    assert torch.equal(join([batch.obs, other, batch.next_obs]).integer(), wanted)
+    wanted = torch.cat([batch.obs.whole(), other.whole(), batch.next_obs.whole()])
+    assert torch.equal(join([batch.obs, other, batch.next_obs]).whole(), wanted)
     assert join([batch.obs, batch.next_obs]).frames is batch.obs.frames
 
 

@@ -41,7 +41,7 @@ def frame(number: int) -> np.ndarray:
 
 def numbers(stacks: FrameStacks) -> list[list[int]]:
     """The frame numbers that the pixels of B stacks of S frames carry, [B][S]."""
-    pixels = stacks.integer().long()
+    pixels = stacks.whole().long()
     assert (pixels == pixels[:, :, :1, :1]).all(), "a frame is mixed from several"
     digits = pixels[:, :, 0, 0].view(len(stacks), -1, 3)
     return (digits @ torch.tensor([1, 256, 65536])).tolist()

@@ -71,7 +71,7 @@ def test_targets_out_of_a_buffer_are_those_of_a_loop(
     batch = buffer.sample(100, torch.Generator().manual_seed(0), range(2, n + 1))
     value, discount, last = n_step(batch, n, DISCOUNT)
     assert value.shape == discount.shape == (100, 1) and value.dtype == torch.float32
-    newest = [stacks.integer()[:, -3:, 0, 0].long() for stacks in (batch.obs, last)]
+    newest = [stacks.whole()[:, -3:, 0, 0].long() for stacks in (batch.obs, last)]
     numbers = [(pixels[:, 0] + 256 * pixels[:, 1]).tolist() for pixels in newest]
     for row, (begin, end) in enumerate(zip(*numbers, strict=True)):
         episode = next(e for e in reversed(episodes) if e.first <= begin)

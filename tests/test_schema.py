@@ -278,7 +278,7 @@ def refusal_of_parts() -> str:
 def test_a_view_of_another_shape_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from curl.augmentations.crop import Crop
 
-    monkeypatch.setattr(Crop, "evaluate", lambda self, stacks: stacks.integer())
+    monkeypatch.setattr(Crop, "evaluate", lambda self, stacks: stacks.whole())
     build._require_parts.cache_clear()
     assert "a view is [1, 9, 100, 100], not [1, 9, 84, 84]" in refusal_of_parts()
 

@@ -169,7 +169,7 @@ def logged(folder: Path, kind: str, env_steps: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def integer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     process = start(folder)

@@ -46,7 +46,7 @@ class Translate(Augmentation):
         return self.size - stacks.height
 
     def _place(self, stacks: FrameStacks, top: Tensor, left: Tensor) -> Tensor:
-        frames = stacks.integer().permute(0, 2, 3, 1)  # [B, edge, edge, C]
+        frames = stacks.whole().permute(0, 2, 3, 1)  # [B, edge, edge, C]
         batch, edge, _, channels = frames.shape
         free = self.size - edge
         width = free + edge + free

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import yaml
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from curl import augmentations
@@ -45,7 +46,14 @@ def configured() -> dict[str, dict[str, Any]]:
     files = sorted(
         CONFIGS.glob("augmentation/*.yaml"), key=lambda path: (path.stem != "none", path.stem)
     )
-    return {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in files}
+    return {path.stem: resolved(path) for path in files}
+
+
+def resolved(path: Path) -> dict[str, Any]:
+    """What a configuration file says, with values that follow others filled in."""
+    config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
 
 
 def task_settings(name: str) -> dict[str, Any]:

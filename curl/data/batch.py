@@ -103,7 +103,7 @@ class FrameStacks:
             corner + (self.height - size) // 2, corner + (self.width - size) // 2, size
         )
 
-    def integer(self) -> Tensor:
+    def whole(self) -> Tensor:
         """All pixels of every stack: uint8 [B, S*C, H, W], channels-last (square frames only)."""
         if self.height != self.width:
             raise ValueError(f"frames must be square, got {self.height} x {self.width}")
