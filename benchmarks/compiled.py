@@ -12,43 +12,22 @@ import statistics
 import time
 from typing import Any
 
-import numpy as np
 import torch
 
+from benchmarks.small import Small
 from curl.agents.sac import SAC
-from curl.augmentations.shift import Shift
 from curl.data.batch import Batch
-from curl.data.replay import ReplayBuffer
 from curl.hardware.processor import keep_freed_memory
-from curl.objectives.infonce import InfoNCE
 
-EDGE, BATCH, HIDDEN = 44, 64, 512  # as experiment=laptop has them
+BATCH = 64  # as experiment=laptop has it
 NETWORKS = ("trunk", "target_trunk", "actor", "critic", "target_critic")
 ROUNDS, UPDATES = 12, 10
 
 
 def make() -> tuple[SAC, Batch]:
     """The small agent and a batch of noise."""
-    generator = torch.Generator().manual_seed(1)
-    rng = np.random.default_rng(0)
-    replay = ReplayBuffer(capacity=2000, frame_size=EDGE, action_dim=1)
-    frames = rng.integers(0, 256, (301, EDGE, EDGE, 3), dtype=np.uint8)
-    replay.begin(frames[0])
-    for frame in frames[1:]:
-        replay.add(torch.zeros(1), 1.0, False, frame)
-    agent = SAC(
-        channels=9,
-        action_dim=1,
-        query=Shift(size=EDGE, pad=2),
-        key=Shift(size=EDGE, pad=2),
-        objective=InfoNCE(latent_dim=50),
-        generator=generator,
-        precision=torch.bfloat16,
-        strides=(2, 2, 1, 1),
-        hidden_dim=HIDDEN,
-        convolution_init="orthogonal",
-    )
-    return agent, replay.sample(BATCH, generator, agent.offsets)
+    small = Small(torch.device("cpu"), torch.bfloat16)
+    return small.agent, small.replay.sample(BATCH, small.generator, small.agent.offsets)
 
 
 def compile_parts(agent: Any, what: str) -> None:

@@ -6,18 +6,21 @@ import io
 import json
 import math
 import zlib
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from rich.console import Console
 from test_golden import GOLDEN, golden_batch, source, tensor_deviations, within_tolerance
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import contenders, speed, trace
+from benchmarks import contenders, small, speed, trace
+from benchmarks.cells import CONFIGS
 from benchmarks.contenders import Loop, Sizes, build, replay_bytes
 from benchmarks.floor import Machine, Shapes, floor, update_bytes, update_flops
 from benchmarks.plain import PlainAgent, random_crop
@@ -282,3 +285,26 @@ def test_a_variant_that_sac_does_not_know_is_skipped(monkeypatch: pytest.MonkeyP
 def test_trace_names_operations(name: str | None) -> None:
     table = trace.trace(name, device=CPU, batch_size=4, updates=1, sizes=TINY)
     assert "convolution" in table and "Self CPU" in table
+
+
+def test_the_small_agent_is_the_one_of_the_preset() -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", ["experiment=laptop"])
+    view = config.augmentation.query
+    assert config.render_size == view.size == small.EDGE
+    assert (view.name, view.pad) == ("shift", 2) and config.objective.name == "infonce"
+    assert (*config.agent.strides,) == small.STRIDES
+    assert config.agent.hidden_dim == small.HIDDEN
+    assert config.agent.convolution_init == "orthogonal"
+
+
+def test_the_small_benchmark_says_how_many_times_as_fast(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small.json"
+    arguments = ["--batch", "2", "--seconds", "0.1", "--device", "cpu", "--json", str(out)]
+    assert small.run(small.command_line(arguments)) == 0
+    values = json.loads(out.read_text())
+    assert list(values["milliseconds"]) == ["plain, the paper's sizes", "the small agent"]
+    assert min(values["times_as_fast"].values()) > 0 and values["batch"] == 2
+    assert "times as fast" in capsys.readouterr().out

@@ -118,6 +118,7 @@ RULES: list[tuple[str, Run | Exempt]] = [
         Run(("--tiny", "--device", "cpu", "--stages", "machine", "captured")),
     ),
     (r"python -m benchmarks\.speed", Run(("--quick", "--batch", "4"))),
+    (r"python -m benchmarks\.small", Run(("--batch", "2", "--seconds", "0.1"))),
     (r"python -m benchmarks\.trace", Run(("--batch", "4", "--updates", "2"))),
     (r"python -m benchmarks\.augmentations", Run(("--batch", "4", "--seconds", "0.01"))),
     (r"python -m benchmarks\.soak", Run(("--agent-steps", "1100"))),
