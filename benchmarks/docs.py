@@ -24,11 +24,11 @@ import numpy as np
 import yaml
 
 from benchmarks.cells import ROOT
-from benchmarks.results_page import NONE, PRESETS, read_groups
+from benchmarks.results_page import AT, NONE, PRESETS, read_groups
 from curl import schema
 from curl.command.views import resolved
 from curl.errors import program
-from curl.run.folder import RESUMABLE, RunFolder
+from curl.run.folder import RESUMABLE
 from curl.study.published import AT_100K
 
 CONFIGS = ROOT / "configs"
@@ -301,34 +301,35 @@ def quickstart(path: Path) -> str:
 
 
 def results() -> str:
-    """The small table of README.md: the newest curves, beside the published score."""
-    rows = []
-    for file in sorted((ROOT / "results/laptop").glob("quickstart_seed_*.jsonl")):
-        last = evaluations(file)[-1]
-        seed = file.stem.rsplit("_", 1)[-1]
-        rows.append(["`cartpole_swingup`", f"quickstart (small agent), seed {seed}", *score(last)])
-    alone = RunFolder(ROOT / "results/cartpole_swingup")
-    batch = read(alone.config)["batch_size"]
-    last = evaluations(alone.metrics)[-1]
-    rows.append(["`cartpole_swingup`", f"CURL, batch size {batch}, seed 1", *score(last)])
+    """The small table of README.md: the quickstart, and the curves beside the published scores."""
+    finals = [
+        evaluations(file)[-1]
+        for file in sorted((ROOT / "results/laptop").glob("quickstart_seed_*.jsonl"))
+    ]
+    steps = {final["env_steps"] for final in finals}
+    assert len(steps) == 1, steps
+    scores = np.array([final["return_mean"] for final in finals])
+    name = f"quickstart (small agent), {len(scores)} seeds"
+    rows = [["`cartpole_swingup`", name, f"{steps.pop():,}", spread(scores)]]
     presets = read_groups(ROOT / "results/dmc")
+    tasks = {task for groups in presets.values() for task, _ in groups}
     for preset in PRESETS:
         for (task, variant), found in sorted(presets.get(preset, {}).items()):
             scores = found.scores
-            spread = f" ± {scores.std(ddof=1):.0f}" if len(scores) > 1 else ""
             name = f"`{variant}`, preset `{preset}`, {len(scores)} seed{'s' * (len(scores) != 1)}"
-            rows.append([f"`{task}`", name, "100,000", f"{scores.mean():.0f}{spread}"])
-    for task in dict.fromkeys(row[0].strip("`") for row in rows):
-        if task in AT_100K["CURL"]:
-            mean, std = AT_100K["CURL"][task]
-            row = [f"`{task}`", "CURL, published, 10 seeds", "100,000", f"{mean} ± {std}"]
-            rows.append(row)
+            rows.append([f"`{task}`", name, f"{AT:,}", spread(scores)])
+        if preset == "paper":
+            for task, (mean, std) in AT_100K["CURL"].items():
+                if task in tasks:
+                    published = ("CURL, published, 10 seeds", f"{AT:,}", f"{mean} ± {std}")
+                    rows.append([f"`{task}`", *published])
     rows.sort(key=lambda row: row[0])
     return table(["task", "agent", "env steps", "return"], rows)
 
 
-def score(row: Mapping[str, Any]) -> tuple[str, str]:
-    return f"{row['env_steps']:,}", f"{row['return_mean']:.0f}"
+def spread(scores: np.ndarray) -> str:
+    """Mean and sample standard deviation over seeds."""
+    return f"{scores.mean():.0f}" + (f" ± {scores.std(ddof=1):.0f}" if len(scores) > 1 else "")
 
 
 PARTS: Mapping[str, Callable[..., str]] = {

@@ -73,6 +73,8 @@ def saved(modules: Modules, optimizers: Optimizers) -> dict[str, Any]:
 
 def restore(state: Mapping[str, Any], modules: Modules, optimizers: Optimizers) -> None:
     """The inverse of `saved`, under `fitting`."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"a {type(state).__name__} instead of a mapping")
     for kind, ours in (("modules", modules), ("optimizers", optimizers)):
         if differing := set(state[kind]) ^ set(ours):
             raise ValueError(f"{kind} differ: {', '.join(sorted(differing))}")
