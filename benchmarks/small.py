@@ -68,7 +68,8 @@ class Small:
 
 def run(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device)
-    keep_freed_memory()
+    if arguments.allocator == "kept":
+        keep_freed_memory()
     batch_size = integer("--batch", arguments.batch)
     plain = build("plain", Sizes(transitions=300), device)
     small = Small(device, choose_precision("auto", device))
@@ -106,6 +107,12 @@ def command_line(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=128, help="of both; default: 128")
     parser.add_argument("--seconds", type=float, default=60.0, help="of measuring; default: 60")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
+    parser.add_argument(
+        "--allocator",
+        choices=("kept", "default"),
+        default="kept",
+        help="whether freed memory is kept, as a run does; of both; default: kept",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
     return parser.parse_args(argv)
 

@@ -250,6 +250,13 @@ def command_line() -> argparse.Namespace:
         help="of ours, besides train.py's choice; default: all, with --quick none",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
+    parser.add_argument(
+        "--allocator",
+        choices=("kept", "default"),
+        default="kept",
+        help="whether freed memory is kept, as a run does, or given back, as glibc does; both "
+        "sides have the same; default: kept",
+    )
     arguments = parser.parse_args()
     if min(arguments.batch or [1]) < 1:
         parser.error("--batch must be integers >= 1")
@@ -263,7 +270,8 @@ def run(arguments: argparse.Namespace) -> int:
     logging.getLogger("curl").setLevel(logging.WARNING)  # one line a replay buffer is too many
     device = choose_device(arguments.device)
     make_current(device)
-    keep_freed_memory()  # as a run does; both sides profit
+    if arguments.allocator == "kept":
+        keep_freed_memory()
     wanted = arguments.variants
     if wanted is None:
         wanted = [] if arguments.quick else list(VARIANTS)
