@@ -6,7 +6,7 @@ it anew); curves go to results/dmc, as benchmarks.dmc keeps them. A stage that n
 is left is skipped for one that does not, so that no minute is idle.
 
     machine   what there is: GPU, versions, packages, whether frames are drawn and how fast
-    golden    the reference's recorded updates, computed on the GPU (tests/test_golden.py)
+    golden    the reference's recorded updates, computed on the GPU (tests/agents/test_golden.py)
     captured  updates replayed from CUDA graphs against eager ones: how far apart, how fast
     speed     benchmarks.speed at batch size 512, against plain
     profile   where an update spends its time, captured and not
@@ -255,7 +255,7 @@ def outcome(code: int, text: str) -> dict[str, Any]:
 
 def golden(day: Day) -> dict[str, Any]:
     """The reference's recorded updates on this device."""
-    command = pytest_command("tests/test_golden.py")
+    command = pytest_command("tests/agents/test_golden.py")
     return outcome(*day.call(command, day.log("golden"), test_device(day)))
 
 
@@ -299,9 +299,13 @@ def profile(day: Day) -> dict[str, Any]:
 
 def tests(day: Day) -> dict[str, Any]:
     """The fast tests, some files side by side; what is done is kept file by file."""
-    files = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/test_*.py"))
+    files = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/**/test_*.py"))
     if day.tiny:
-        files = ["tests/test_checkpoint.py", "tests/test_contrast.py", "tests/test_losses.py"]
+        files = [
+            "tests/run/test_checkpoint.py",
+            "tests/learning/test_contrast.py",
+            "tests/objectives/test_losses.py",
+        ]
     values = day.read("tests_by_file")
     waiting = [file for file in files if file not in values]
     variables = test_device(day)
@@ -312,7 +316,7 @@ def tests(day: Day) -> dict[str, Any]:
             day.check()
             while waiting and len(running) < side_by_side:
                 file = waiting.pop(0)
-                log = day.log(Path(file).stem)
+                log = day.log(file.removesuffix(".py"))
                 running[file] = day.begin(pytest_command(file), log, variables), time.monotonic()
             for file, (child, began) in list(running.items()):
                 seconds = time.monotonic() - began
@@ -320,7 +324,7 @@ def tests(day: Day) -> dict[str, Any]:
                     continue
                 end(child)
                 del running[file]
-                text = day.log(Path(file).stem).read_text(errors="replace")
+                text = day.log(file.removesuffix(".py")).read_text(errors="replace")
                 values[file] = outcome(child.returncode, text) | {"seconds": round(seconds, 1)}
                 day.write("tests_by_file", values)
             time.sleep(0.1)

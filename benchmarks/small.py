@@ -27,7 +27,7 @@ from curl.hardware.device import choose_device, choose_precision, machine
 from curl.hardware.processor import keep_freed_memory
 from curl.objectives.infonce import InfoNCE
 
-EDGE, HIDDEN = 44, 512  # as experiment=laptop has them; tests/test_benchmarks.py compares
+EDGE, HIDDEN = 44, 512  # of experiment=laptop; tests/benchmarks/test_benchmarks.py compares
 STRIDES = (2, 2, 1, 1)
 
 

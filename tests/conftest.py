@@ -28,6 +28,8 @@ torch.set_num_threads(1)
 with contextlib.suppress(OpenGLError):  # before anything imports MuJoCo's renderer
     choose_opengl("auto", torch.device("cpu"))
 
+pytest.register_assert_rewrite("support")  # its assertions explain themselves too
+
 if DEVICE != "cpu" and not torch.cuda.is_available():
     raise pytest.UsageError(f"CURL_TEST_DEVICE={DEVICE}, but PyTorch sees no GPU")
 

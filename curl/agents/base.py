@@ -13,7 +13,7 @@ keywords, and those of these parts that it names (`curl/run/build.py` offers the
 
 What agents are made of is in `curl/learning`: networks, optimisers, noise and autocast, n-step
 returns, the contrast, and updates that are recorded in CUDA graphs. `saved`, `restore` and
-`fitting` below write and read a state. `tests/test_agent_contract.py` tests every agent.
+`fitting` below write and read a state. `tests/contracts/test_agents.py` tests every agent.
 
 A run whose agent does not name a part that the configuration has chosen (an objective, say) is
 refused. The YAML may prescribe sizes of the loop, as `configs/agent/drqv2.yaml` does.

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tape import Recordings
-from test_contrast import filled_replay
 from torch import Tensor
 
 from curl.agents.drqv2 import DrQV2, linear_schedule, noisy_action
@@ -17,6 +15,8 @@ from curl.learning.capture import WARM_UP, Captured
 from curl.objectives.base import Objective
 from curl.objectives.infonce import InfoNCE
 from curl.objectives.temporal import Temporal
+from support.replays import filled_replay
+from support.tape import Recordings
 
 ACTIONS, SIZE = 2, 20
 

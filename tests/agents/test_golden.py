@@ -1,7 +1,7 @@
 """The reference implementation's numbers: forward values and four consecutive updates.
 
-`reference_updates.json` was recorded in float32 on a CPU with torch 2.13.0, on weights and batches
-made by the formulas below. Tolerances are what the reference differs from itself by, with a margin.
+`reference_updates.json` was recorded in float32 on a CPU with torch 2.13.0, on weights made by the
+formula below and batches made by the one in support/golden.py, which also has the tolerances.
 
 With CURL_TEST_DEVICE=cuda the same updates are computed on a GPU, eagerly, in float32 without TF32.
 The noise is drawn on the host, as it was recorded. There the first update gets the tolerance of the
@@ -11,12 +11,9 @@ order turn the sign of gradients that are nearly 0.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,10 +25,9 @@ from curl.agents.sac import SAC
 from curl.augmentations.crop import Crop
 from curl.learning.networks import squashed_gaussian
 from curl.objectives.infonce import InfoNCE, infonce
+from support.golden import DEVICE, GOLDEN, golden_batch, source, tensor_deviations, within_tolerance
 
-GOLDEN = json.loads(Path(__file__).with_name("reference_updates.json").read_text())
 EDGE = 35  # the trunk's output is 32 x 35 x 35
-DEVICE = torch.device(os.environ.get("CURL_TEST_DEVICE", "cpu"))
 
 
 class HostNoise(SAC):
@@ -107,14 +103,6 @@ def nchw(name: str, tensor: Tensor) -> Tensor:
     return tensor.detach()
 
 
-def source(name: str) -> str:
-    """The name whose values a tensor starts from: the target critic copies the critic."""
-    copied = name.removeprefix("target.")
-    if copied != name and copied.startswith(("projection", "norm")):
-        return f"critic.{copied}"
-    return copied
-
-
 @torch.no_grad()
 def load_golden_weights(agent: SAC) -> None:
     for name, tensor in named_tensors(agent).items():
@@ -128,31 +116,6 @@ def load_golden_weights(agent: SAC) -> None:
         if name.endswith("projection.weight"):
             x = x.view(-1, 32, EDGE, EDGE).permute(0, 2, 3, 1).flatten(1)
         tensor.copy_(x)
-
-
-def golden_batch(update: int) -> tuple[Tensor, ...]:
-    """obs, action, reward, terminated, next_obs, key: the arguments of `SAC.learn`."""
-    rng = np.random.default_rng(1000 + update)
-    obs = rng.integers(0, 256, (8, 9, 84, 84), np.uint8)
-    next_obs = rng.integers(0, 256, (8, 9, 84, 84), np.uint8)
-    key = np.clip(obs + rng.integers(-20, 21, obs.shape), 0, 255).astype(np.uint8)
-    action = rng.uniform(-1, 1, (8, 2)).astype(np.float32)
-    reward = rng.uniform(0, 2, (8, 1)).astype(np.float32)
-    terminated = ~(rng.uniform(size=(8, 1)) > 0.25)
-    arrays = (obs, action, reward, terminated, next_obs, key)
-    return tuple(torch.as_tensor(a) for a in arrays)
-
-
-def tensor_deviations(tensors: dict[str, Tensor], records: dict[str, Any]) -> dict[str, float]:
-    """The worst deviation from the recorded rms (relative) and values (absolute)."""
-    found = {"rms": 0.0, "value": 0.0}
-    for name, record in records.items():
-        tensor = tensors[name].detach().double().cpu()
-        rms = abs(tensor.square().mean().sqrt().item() / record["rms"] - 1)
-        values = tensor.flatten()[record["at"]] - torch.tensor(record["values"]).double()
-        found["rms"] = max(found["rms"], rms)
-        found["value"] = max(found["value"], values.abs().max().item())
-    return found
 
 
 def deviations(agent: HostNoise) -> list[dict[str, float]]:
@@ -182,13 +145,6 @@ def deviations(agent: HostNoise) -> list[dict[str, float]]:
         ours_nchw = {name: nchw(name, tensors[name]) for name in expected["tensors"]}
         worst.append(found | tensor_deviations(ours_nchw, expected["tensors"]))
     return worst
-
-
-def within_tolerance(worst: list[dict[str, float]]) -> bool:
-    first, later = {"loss": 1e-5, "rms": 1e-4, "value": 1e-5}, {"loss": 3e-3, "rms": 2e-3}
-    later["value"] = 1.5e-3
-    limits = [first if DEVICE.type == "cpu" else later, *[later] * (len(worst) - 1)]
-    return all(w[k] <= limit[k] for w, limit in zip(worst, limits, strict=True) for k in limit)
 
 
 def test_four_updates_match_the_reference() -> None:

@@ -1,4 +1,4 @@
-"""The agent learns what is known to be right on each probe environment (tests/probes.py).
+"""The agent learns what is known to be right on each probe environment (tests/support/probes.py).
 
 Over three seeds, values ended within 0.03 (with the contrastive loss within 0.13) and actions
 within 0.1 of the right ones; the tolerances leave a margin.
@@ -7,7 +7,9 @@ within 0.1 of the right ones; the tolerances leave a margin.
 from __future__ import annotations
 
 import pytest
-from probes import (
+
+from curl.agents.drqv2 import DrQV2
+from support.probes import (
     BLACK,
     GREY,
     WHITE,
@@ -21,8 +23,6 @@ from probes import (
     learn,
     q_value,
 )
-
-from curl.agents.drqv2 import DrQV2
 
 VALUE, ACTION = 0.2, 0.25  # tolerances
 ENTROPY = 0.1  # initial temperature that explores actions; elsewhere entropy is worth nothing

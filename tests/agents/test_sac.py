@@ -12,53 +12,13 @@ from torch import Tensor, nn
 
 from curl.agents.sac import SAC, step
 from curl.augmentations.crop import Crop
-from curl.data.batch import Batch, FrameStacks, Metrics
-from curl.learning.contrast import ContrastViews
-from curl.objectives.infonce import InfoNCE
-
-ACTIONS, SIZE = 2, 20
-MODULES = {"trunk", "actor", "critic", "target_trunk", "target_critic", "objective", "log_alpha"}
-
-
-def make_agent(seed: int = 0, *, contrastive: bool = True, **settings: Any) -> SAC:
-    """A small agent; `seed` sets its weights, its generator starts from 0."""
-    torch.manual_seed(seed)
-    return SAC(
-        **{
-            "channels": 9,
-            "action_dim": ACTIONS,
-            "query": Crop(size=SIZE),
-            "key": Crop(size=SIZE),
-            "objective": InfoNCE(latent_dim=16) if contrastive else None,
-            "generator": torch.Generator().manual_seed(0),
-            "hidden_dim": 32,
-            "latent_dim": 16,
-            **settings,
-        }
-    )
-
-
-def make_batch(seed: int = 0, count: int = 12, edge: int = 24) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    frames = torch.randint(256, (20, edge, edge, 3), generator=generator).byte()
-    obs, next_obs = torch.randint(20, (2, count, 3), generator=generator)
-    return Batch(
-        FrameStacks(frames, obs),
-        2 * torch.rand(count, ACTIONS, generator=generator) - 1,
-        torch.rand(count, 1, generator=generator),
-        torch.rand(count, 1, generator=generator) < 0.25,
-        FrameStacks(frames, next_obs),
-    )
+from curl.data.batch import Batch, Metrics
+from support.agents import ACTIONS, MODULES, changed, everything, key_view, make_agent, make_batch
 
 
 def features(agent: SAC, batch: Batch) -> Tensor:
     """The trunk's features of the centre crops, with gradient."""
     return agent.trunk(agent.query.evaluate(batch.obs))
-
-
-def key_view(agent: SAC, batch: Batch) -> ContrastViews:
-    """Another view of the same stacks: mirrored."""
-    return ContrastViews(agent.key.evaluate(batch.obs).flip(-1))
 
 
 def critic_step(agent: SAC, batch: Batch) -> Metrics:
@@ -71,23 +31,6 @@ def actor_step(agent: SAC, batch: Batch) -> Metrics:
 
 def contrastive_step(agent: SAC, batch: Batch) -> Metrics:
     return agent.update_contrast(features(agent, batch), key_view(agent, batch))
-
-
-def everything(agent: SAC) -> dict[str, Tensor]:
-    """Copies of all parameters and averages, by dotted name."""
-    named = {"log_alpha": agent.log_alpha}
-    for name in MODULES - {"log_alpha"}:
-        module = getattr(agent, name)
-        if module is not None:
-            named |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
-    return {name: tensor.detach().clone() for name, tensor in named.items()}
-
-
-def changed(agent: SAC, before: dict[str, Tensor], depth: int = 1) -> set[str]:
-    """The dotted names, cut after `depth` parts, under which something moved."""
-    after = everything(agent)
-    moved = [name for name in before if not torch.equal(before[name], after[name])]
-    return {".".join(name.split(".")[:depth]) for name in moved}
 
 
 # -- what each step changes ------------------------------------------------------------------------

@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_agent import make_agent
-from test_contrast import make_batch_of
 from torch import Tensor, nn
 
 from curl.agents.sac import SAC
@@ -23,6 +21,8 @@ from curl.objectives.base import Objective
 from curl.objectives.cpc import CPC
 from curl.objectives.infonce import InfoNCE
 from curl.objectives.temporal import Temporal
+from support.agents import make_agent
+from support.replays import make_batch_of
 
 BATCH, ROWS = 8, 3
 UPDATES = 6  # a multiple of every period below

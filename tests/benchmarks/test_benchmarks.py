@@ -15,7 +15,6 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
-from test_golden import GOLDEN, golden_batch, source, tensor_deviations, within_tolerance
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,6 +26,7 @@ from benchmarks.plain import PlainAgent, random_crop
 from benchmarks.tables import show
 from benchmarks.timing import Timing, interleave, ratio
 from curl.agents.sac import SAC
+from support.golden import GOLDEN, golden_batch, source, tensor_deviations, within_tolerance
 
 CPU = torch.device("cpu")
 PAPER = Shapes(channels=9, size=84, action_dim=1, hidden_dim=1024)

@@ -1,6 +1,7 @@
 """The driver of the results table: plans, order, stops, kills, failures, curve files.
 
-Most tests drive a stand-in for train.py (stand_in_run.py), in real processes; one drives train.py.
+Most tests drive a stand-in for train.py (support/stand_in_run.py), in real processes; one drives
+train.py.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from benchmarks.cells import (
 from curl.run.folder import holder, locked
 from curl.study.compare import compare
 from curl.study.curves import Curve, read_curve, write_curve
+from support.paths import TESTS
 
-STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in_run.py")))
+STAND_IN = (sys.executable, str(TESTS / "support/stand_in_run.py"))
 CARTPOLE = Cell("tiny", "curl", "cartpole_swingup", 1)
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 

@@ -137,9 +137,9 @@ def test_the_end_of_the_call_ends_a_command(day: Day) -> None:
 def test_outcomes_of_pytest() -> None:
     assert outcome(0, "3 passed\n")["ok"]
     assert outcome(5, "3 deselected\n")["ok"]
-    failed = outcome(1, "E  x\nFAILED tests/test_a.py::test_b - x\n1 failed, 2 passed\n")
+    failed = outcome(1, "E  x\nFAILED tests/run/test_a.py::test_b - x\n1 failed, 2 passed\n")
     assert not failed["ok"]
-    assert failed["failures"] == ["FAILED tests/test_a.py::test_b - x"]
+    assert failed["failures"] == ["FAILED tests/run/test_a.py::test_b - x"]
     assert failed["said"] == "1 failed, 2 passed"
 
 

@@ -9,58 +9,21 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from test_end_to_end import ENVIRONMENT, ROOT, SETTINGS, rows
-from test_faults import arguments as tiny_run
 
 from curl import errors
-from curl.command import compare, main, status, train, views
+from curl.command import compare, status, train, views
 from curl.hardware.device import OpenGLError, choose_opengl, find_opengl
-
-Typed = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def typed(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    handlers: Any,
-) -> Iterator[Typed]:
-    """Runs `python -m curl train ARGUMENTS` in this process; its code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # also takes it away afterwards
-    monkeypatch.delenv(train.sweep.STOP, raising=False)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        GlobalHydra.instance().clear()
-        try:
-            with pytest.raises(SystemExit) as caught:
-                main.run(["train", *arguments])
-        finally:
-            train.sweep.STOP in os.environ and Path(os.environ.pop(train.sweep.STOP)).unlink()
-            GlobalHydra.instance().clear()
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, *capsys.readouterr()
-
-    yield run
-
-
-def assert_refused(typed: Typed, folder: Path, *arguments: str, reason: str) -> None:
-    code, _, errors = typed(*arguments)
-    assert code == 2, errors
-    assert errors.count("\n") == 1 and errors.startswith("error: "), errors
-    assert reason in errors
-    assert "Traceback" not in errors and not list(folder.iterdir())
-
+from support.faulty_runs import arguments as tiny_run
+from support.paths import ROOT
+from support.programs import ENVIRONMENT, SETTINGS, rows
+from support.typed import Typed, assert_refused
 
 SINGLE = [
     # the words of Hydra's grammar

@@ -6,7 +6,6 @@ Runs are of 100 agent steps: 50 env steps each, so an episode has 20.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -18,64 +17,11 @@ from typing import Any
 
 import av
 import pytest
-import torch
 
-from curl.hardware.device import choose_opengl
 from curl.run.checkpoint import Checkpoints
-
-ROOT = Path(__file__).parents[1]
-SETTINGS = {
-    "task.action_repeat": 50,
-    "env_steps": 5000,
-    "initial_steps": 25,
-    "eval_every": 2000,
-    "eval_episodes": 1,
-    "checkpoint_every": 2000,
-    "log_every": 50,
-    "batch_size": 8,
-    "agent.hidden_dim": 16,
-    "precision": "float32",
-    "threads": 1,
-    "render_size": 40,
-    "augmentation.query.size": 36,
-    "augmentation.key.size": 36,
-    "replay.capacity": 60,  # so it wraps
-    "video": False,
-    "logger.wandb": "disabled",
-}
-ENVIRONMENT = os.environ | {
-    "MUJOCO_GL": choose_opengl("auto", torch.device("cpu")),
-    "CUDA_VISIBLE_DEVICES": "",
-    "WANDB_MODE": "disabled",
-    "COLUMNS": "1000",
-}
-CLOCK = ("wall_time", "updates_per_second", "env_steps_per_second")
-
-
-def command(folder: Path, **changes: Any) -> list[str]:
-    settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
-    overrides = [f"{key}={value}" for key, value in settings.items()]
-    return [sys.executable, str(ROOT / "train.py"), f"run_dir={folder}", *overrides]
-
-
-def run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        arguments, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=300
-    )
-
-
-def train(folder: Path, **changes: Any) -> None:
-    done = run(command(folder, **changes))
-    assert done.returncode == 0, done.stderr
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def timeless(folder: Path) -> list[dict[str, Any]]:
-    """The metrics without what the clock says."""
-    return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows(folder)]
+from support.equality import assert_equal_runs
+from support.paths import ROOT
+from support.programs import ENVIRONMENT, assert_refused, command, rows, run, train
 
 
 @pytest.fixture(scope="module")
@@ -167,36 +113,6 @@ def interrupt(folder: Path, number: signal.Signals, env_steps: int) -> int:
         process.kill()
 
 
-def assert_equal_runs(one: Path, other: Path) -> None:
-    assert timeless(one) == timeless(other)
-    (state, frames), (other_state, other_frames) = (
-        (found[0], list(found[1]))
-        for folder in (one, other)
-        if (found := Checkpoints(folder).load())
-    )
-    for key in ("agent", "counters", "replay", "generator", "metrics"):
-        assert_equal(state[key], other_state[key], key)
-    oldest = max(state["replay"]["written"] - 64, 0)  # rows of the ring
-    for column in ("frames", "action", "reward", "terminated", "start"):
-        stored = [
-            torch.cat([segment[column] for segment in segments])[oldest - segments[0]["first"] :]
-            for segments in (frames, other_frames)
-        ]
-        assert_equal(*stored, column)
-
-
-def assert_equal(one: Any, other: Any, path: str) -> None:
-    """Equal trees of tensors and plain values, to the last bit."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), path
-        for key in one:
-            assert_equal(one[key], other[key], f"{path}.{key}")
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), path
-    else:
-        assert one == other, path
-
-
 def test_after_sigterm_the_same_command_goes_on_exactly(finished: Path, tmp_path: Path) -> None:
     assert interrupt(tmp_path, signal.SIGTERM, env_steps=2300) == 128 + signal.SIGTERM
     steps = [int(path.stem.split("-")[1]) for path in Checkpoints(tmp_path).states()]
@@ -224,15 +140,6 @@ def test_after_sigkill_before_a_checkpoint_the_run_begins_anew(
 
 
 # -- refusing ------------------------------------------------------------------------------------
-
-
-def assert_refused(done: subprocess.CompletedProcess[str], reason: str) -> None:
-    """Exit code 2 and, log lines aside, one line that gives the reason."""
-    lines = [line for line in done.stderr.splitlines() if not line.startswith(("INFO", "WARNING"))]
-    assert done.returncode == 2, done.stderr
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
-    assert reason in lines[0]
-    assert "Traceback" not in done.stdout
 
 
 @pytest.mark.parametrize(

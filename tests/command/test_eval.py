@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_end_to_end import ENVIRONMENT, ROOT
-from test_faults import run
 
 from curl.command import eval as program
 from curl.errors import exits_with_one_line
 from curl.run import scoring
 from curl.run.checkpoint import read_state, save_file
+from support.faulty_runs import run
+from support.paths import ROOT, TESTS
+from support.programs import ENVIRONMENT
 
 pytestmark = pytest.mark.usefixtures("fault")
 
@@ -173,12 +174,12 @@ def test_a_signal_to_the_group_keeps_what_was_evaluated(
     interrupted, and its workers do not care."""
     site = tmp_path / "site"
     site.mkdir()
-    (site / "sitecustomize.py").write_text("import faulty\n")
+    (site / "sitecustomize.py").write_text("from support import faulty\n")
     state = runs[1] / "checkpoints" / "state-40.pt"
     content = read_state(state)
     content["config"]["task"]["env_id"] = "SlowInEvaluation-v0"
     save_file(state, content, checksum=state.with_suffix(".sha256"))
-    paths = os.pathsep.join([str(site), str(Path(__file__).parent), str(ROOT)])
+    paths = os.pathsep.join([str(site), str(TESTS), str(ROOT)])
     out = tmp_path / "all.json"
     options = ["--episodes", "6", "--processes", "2", "--device", "cpu", "--out", str(out)]
     process = subprocess.Popen(

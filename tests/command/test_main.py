@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_compare import make_run
-from test_end_to_end import ENVIRONMENT, ROOT, SETTINGS, rows
 
 import curl
 from curl.command import CONFIGS, main
@@ -21,6 +19,9 @@ from curl.command import eval as evaluate
 from curl.command.parser import COMMANDS
 from curl.errors import exits_with_one_line
 from curl.version import VERSION
+from support.paths import ROOT
+from support.programs import ENVIRONMENT, SETTINGS, rows
+from support.synthetic_runs import make_run
 
 Typed = Callable[..., tuple[int, str, str]]
 

@@ -1,6 +1,6 @@
 """Sweeps: what presets expand to, what is skipped, how a run's state is told; slow: real sweeps.
 
-Runs of the slow tests are those of test_end_to_end.py: 50 env steps an agent step.
+Runs of the slow tests are those of support/programs.py: 50 env steps an agent step.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from rich.console import Console
-from test_compare import make_run
-from test_end_to_end import ENVIRONMENT, ROOT, SETTINGS, rows
 
 from curl.command import sweep
 from curl.command.status import main
@@ -31,8 +29,10 @@ from curl.errors import exits_with_one_line
 from curl.run.checkpoint import sha256
 from curl.run.folder import last_holder, locked
 from curl.study.status import find, status, table
+from support.paths import CONFIGS, ROOT
+from support.programs import ENVIRONMENT, SETTINGS, rows
+from support.synthetic_runs import make_run
 
-CONFIGS = ROOT / "configs"
 PLANET = ("finger_spin", "cartpole_swingup", "reacher_easy")
 PLANET += ("cheetah_run", "walker_walk", "ball_in_cup_catch")
 

@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from test_compare import make_run
-from test_end_to_end import ENVIRONMENT, ROOT
-from test_faults import arguments
+
+from support.faulty_runs import arguments
+from support.paths import ROOT
+from support.programs import ENVIRONMENT
+from support.synthetic_runs import make_run
 
 HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"
 

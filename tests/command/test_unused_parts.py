@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_command_line import Typed, assert_refused, typed  # noqa: F401  a fixture
-from test_configuration import composed
 
 import curl.agents
 from curl.run import build
+from support.configuration import composed
+from support.typed import Typed, assert_refused
 
 BLIND = '''
 """An agent that looks at nothing."""
@@ -61,7 +61,7 @@ CASES = [
 
 @pytest.mark.parametrize(("part", "overrides", "remedy"), CASES)
 def test_a_run_whose_agent_ignores_a_part_is_refused(
-    typed: Typed,  # noqa: F811
+    typed: Typed,
     tmp_path: Path,
     part: str,
     overrides: list[str],

@@ -13,8 +13,8 @@ from PIL import Image
 from curl.command import views
 from curl.data.batch import FrameStacks, stack_of
 from curl.errors import exits_with_one_line
+from support.paths import CONFIGS
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = {path.stem for path in CONFIGS.glob("augmentation/*.yaml")}
 
 

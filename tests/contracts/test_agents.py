@@ -17,12 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tape import Recordings
-from test_configuration import CONFIGS, composed
-from test_end_to_end import ENVIRONMENT, SETTINGS, assert_equal
-from test_faults import arguments
 from torch import Tensor
-from virtual_cuda import GPU, Generator, VirtualCuda, on_gpu
 
 from curl.agents.base import Agent
 from curl.data import replay as replay_module
@@ -32,6 +27,13 @@ from curl.learning.capture import WARM_UP, Captured
 from curl.registry import find
 from curl.run.build import build_agent
 from curl.run.checkpoint import Checkpoints
+from support.configuration import composed
+from support.equality import assert_equal
+from support.faulty_runs import arguments
+from support.paths import CONFIGS
+from support.programs import ENVIRONMENT, SETTINGS
+from support.tape import Recordings
+from support.virtual_cuda import GPU, Generator, VirtualCuda, on_gpu
 
 AGENTS = sorted(path.stem for path in (CONFIGS / "agent").glob("*.yaml"))
 OBJECTIVES = ("none", "infonce", "cpc")  # none; the same observation; windows of later ones

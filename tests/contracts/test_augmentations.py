@@ -17,8 +17,9 @@ from curl import augmentations
 from curl.augmentations.base import Augmentation, PixelAugmentation, scaled
 from curl.augmentations.crop import Crop
 from curl.data.batch import FrameStacks
+from support.paths import CONFIGS
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "augmentation").glob("*.yaml"))
+FILES = sorted((CONFIGS / "augmentation").glob("*.yaml"))
 FRAMES, DEPTH = 5, 3
 
 
@@ -151,7 +152,7 @@ class NoStalls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
 def config(request: pytest.FixtureRequest) -> Any:
     config = OmegaConf.load(request.param)
     OmegaConf.resolve(config)
@@ -340,7 +341,7 @@ def test_defaults_in_code_do_not_disagree(side: Any) -> None:
         }
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_knob_has_a_comment(path: Path) -> None:
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# ")
@@ -354,4 +355,4 @@ def test_every_file_is_configured() -> None:
     """Found by their files, shown by their YAMLs."""
     folder = Path(augmentations.__file__).parent
     files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base", "compose"}
-    assert files <= {path.stem for path in CONFIGS}
+    assert files <= {path.stem for path in FILES}

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import pytest
 import shimmy  # noqa: F401  registers dm_control's tasks
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from curl import schema
@@ -22,20 +19,12 @@ from curl.agents.sac import SAC
 from curl.learning.contrast import Contrast, ContrastOptions
 from curl.run.build import build_agent
 from curl.schema import flat
+from support.configuration import composed
+from support.paths import CONFIGS
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = ("task", "agent", "augmentation", "objective", "experiment")
 FILES = [(group, path) for group in GROUPS for path in sorted(CONFIGS.glob(f"{group}/*.yaml"))]
 CHOICES = [(group, path.stem) for group, path in FILES]
-
-
-@functools.cache
-def composed(*overrides: str) -> dict[str, Any]:
-    """The configuration that `python train.py <overrides>` runs with; unresolvable ones raise."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)
-    assert isinstance(config, dict)
-    return config
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)

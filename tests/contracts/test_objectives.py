@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from latents import A, D, masks, ragged, randn, random_latents
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -23,8 +22,10 @@ from curl.objectives.base import (
     retrieval_accuracy,
     squared_distances,
 )
+from support.latents import A, D, masks, ragged, randn, random_latents
+from support.paths import CONFIGS
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "objective").glob("*.yaml"))
+FILES = sorted((CONFIGS / "objective").glob("*.yaml"))
 METRICS = {"accuracy", "positive_similarity", "negative_similarity", "effective_rank"}
 
 
@@ -41,7 +42,7 @@ def built(path: Path) -> Objective:
     return objective
 
 
-SCORING = [path for path in CONFIGS if make(path) is not None]
+SCORING = [path for path in FILES if make(path) is not None]
 LATER = [path for path in SCORING if 0 not in built(path).key_offsets]  # an episode may be over
 
 
@@ -69,7 +70,7 @@ def in_order(latents: Latents, order: Tensor) -> Latents:
 
 
 def test_none_is_plain_sac() -> None:
-    assert [path.stem for path in CONFIGS if make(path) is None] == ["none"]
+    assert [path.stem for path in FILES if make(path) is None] == ["none"]
 
 
 def test_unknown_names_and_settings_are_refused() -> None:
@@ -100,7 +101,7 @@ def test_unknown_names_and_settings_are_refused() -> None:
     ],
 )
 def test_settings_out_of_range_are_refused(name: str, changes: dict[str, Any]) -> None:
-    (path,) = (path for path in CONFIGS if path.stem == name)
+    (path,) = (path for path in FILES if path.stem == name)
     with pytest.raises(ValueError, match=next(iter(changes))):
         make(path, **changes)
 

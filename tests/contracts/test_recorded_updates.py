@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from tape import Recordings
 from torch import Tensor
 
 from curl import augmentations, objectives
@@ -19,8 +17,9 @@ from curl.agents.sac import SAC
 from curl.data.batch import Metrics
 from curl.data.replay import ReplayBuffer
 from curl.learning.capture import WARM_UP, Captured
+from support.paths import CONFIGS
+from support.tape import Recordings
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 OBJECTIVES = sorted(path.stem for path in (CONFIGS / "objective").glob("*.yaml"))
 FLAGS: dict[str, dict[str, Any]] = {
     "infonce": {},

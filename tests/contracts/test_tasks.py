@@ -9,7 +9,6 @@ import contextlib
 import copy
 import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -20,8 +19,9 @@ import yaml
 
 from curl.data.environment import environment_settings, make_env
 from curl.data.rendering import DmControlScene, GymnasiumMujocoScene
+from support.paths import CONFIGS
 
-FILES = sorted((Path(__file__).parents[1] / "configs" / "task").glob("*.yaml"))
+FILES = sorted((CONFIGS / "task").glob("*.yaml"))
 TASKS = {path.stem: yaml.safe_load(path.read_text()) for path in FILES}
 QUICK = ("cartpole_swingup", "half_cheetah", "pendulum")  # one per suite
 OTHERS = ("dm_control/reacher-easy-v0", "Hopper-v5")  # opened in between

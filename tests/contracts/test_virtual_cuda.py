@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 import torch
 import yaml
 from torch import Tensor
-from virtual_cuda import GPU, HOST, Generator, MixedDevicesError, VirtualCuda, on_gpu, place
 
 from curl import augmentations, objectives
 from curl.agents.sac import SAC
@@ -20,8 +18,9 @@ from curl.data.batch import Metrics
 from curl.data.replay import ReplayBuffer
 from curl.run import evaluation
 from curl.run.evaluation import Evaluator
+from support.paths import CONFIGS
+from support.virtual_cuda import GPU, HOST, Generator, MixedDevicesError, VirtualCuda, on_gpu, place
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 FRAME = 100
 FLAGS: dict[str, dict[str, Any]] = {
     "joint": {"joint": True},

@@ -11,15 +11,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import foreign
 import gymnasium as gym
 import numpy as np
 import pytest
-from test_end_to_end import ROOT, assert_refused, command, rows, run
 
 from curl.data import rendering
 from curl.data.environment import episode_length, frames_per_second, make_env
 from curl.run.evaluation import make_stacked_env
+from support import foreign
+from support.paths import ROOT
+from support.programs import assert_refused, command, rows, run
 
 MODULE = "foreign_pixels"
 

@@ -23,8 +23,8 @@ from curl.agents.sac import SAC
 from curl.run import build, folder, policy, scoring
 from curl.run.checkpoint import CheckpointError
 from curl.schema import SettingsError
+from support.paths import CONFIGS
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 FIELDS = dict(schema.fields())
 LEAVES = [key for key in FIELDS if not any(other.startswith(f"{key}.") for other in FIELDS)]
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 from rich.text import Text
-from test_compare import make_run
 
 from curl.command import compare, status
 from curl.command.eval import show
 from curl.tables import UNLIMITED, make_console, table
+from support.synthetic_runs import make_run
 
 NAME = "runs/[a]/a_rather_long_name_of_an_experiment-with-[bold]brackets[/bold]/seed_1"
 HEAD = ("run", "state", "env steps", "95 % interval")

@@ -8,20 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tape import Recordings
-from test_agent import ACTIONS, SIZE, changed, everything, key_view, make_agent, make_batch
 from torch import Tensor, nn
 
 from curl import augmentations
 from curl.agents.sac import SAC
 from curl.augmentations.base import Augmentation
 from curl.data.batch import Batch, FrameStacks, Metrics, join
-from curl.data.replay import ReplayBuffer
 from curl.learning.capture import WARM_UP, Captured
 from curl.objectives.base import Latents, Objective
-
-EDGE = 24
-EPISODES = [9, 4, 12]  # agent steps each
+from support.agents import SIZE, changed, everything, key_view, make_agent, make_batch
+from support.replays import EDGE, EPISODES, make_batch_of
+from support.tape import Recordings
 
 
 class Newest(Augmentation):
@@ -50,21 +47,6 @@ class Noted(Objective):
     def forward(self, latents: Latents) -> tuple[Tensor, Metrics]:
         self.latents = latents
         return (latents.query[0] - latents.key[-1]).square().sum(), {}
-
-
-def filled_replay() -> ReplayBuffer:
-    """Frames that show their number; the action that led to frame n is (n, -n) / 100."""
-    replay = ReplayBuffer(capacity=60, frame_size=EDGE, action_dim=ACTIONS)
-    number = 0
-    for steps in EPISODES:
-        for step in range(steps + 1):
-            frame = np.full((EDGE, EDGE, 3), number, np.uint8)
-            if step:
-                replay.add(np.array([number, -number]) / 100, float(number), False, frame)
-            else:
-                replay.begin(frame)
-            number += 1
-    return replay
 
 
 def episode_of(number: int) -> int:
@@ -111,10 +93,6 @@ def test_windows_hold_what_was_observed_then() -> None:
                 expected = encode(agent.key_encoder, number + offset)
                 torch.testing.assert_close(latents.key[offset - 1, row], expected)
     assert latents.query.requires_grad and not latents.key.requires_grad
-
-
-def make_batch_of(agent: SAC, count: int) -> Batch:
-    return filled_replay().sample(count, torch.Generator().manual_seed(3), agent.offsets)
 
 
 def encode(encoder: nn.ModuleList, number: int) -> Tensor:

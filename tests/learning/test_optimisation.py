@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_speed_options import make_agent
 
 from curl.learning.optimisation import adam, load_optimizer
+from support.agents import make_agent
 
 SETTINGS = [
     {"fused": fused, "capturable": capturable, "foreach": foreach}

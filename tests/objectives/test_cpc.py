@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
-from latents import A, D, masks, ragged, randn, random_latents
 from torch import Tensor
 
 from curl.objectives.base import Latents
 from curl.objectives.cpc import CPC, prediction_scores
+from support.latents import A, D, masks, ragged, randn, random_latents
 
 T, K, H, B = 4, 3, 5, 10
 

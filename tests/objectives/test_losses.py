@@ -8,7 +8,6 @@ from itertools import pairwise as neighbours
 
 import pytest
 import torch
-from latents import D, randn, random_latents
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +18,7 @@ from curl.objectives.infonce_cosine import InfoNCECosine
 from curl.objectives.pairwise import Pairwise, pairwise
 from curl.objectives.temporal import Temporal
 from curl.objectives.triplet import Triplet, random, semi_hard, triplet
+from support.latents import D, randn, random_latents
 
 B = 12
 Vector = Sequence[float]

@@ -1,4 +1,7 @@
-"""Who imports whom: a module reaches only those below it, and foreign names stay in their place."""
+"""Who imports whom: a module reaches only those below it, and foreign names stay in their place.
+
+The tests mirror the package, and none imports another.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from support.paths import ROOT, TESTS
+
 SOURCES = sorted((ROOT / "curl").rglob("*.py"))
 PROGRAMS = [path for path in (ROOT / "train.py", ROOT / "eval.py") if path.exists()]
 
@@ -27,6 +31,14 @@ LAYERS = (
     ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+# Folders of tests: one for each package of curl/ and one for the modules directly below it
+# (ground). contracts/ holds what runs over every YAML file, benchmarks/ what tests benchmarks/, and
+# packaging/ what tests the files around the code. support/ is what tests share, and holds no test.
+STOREYS = {path.parent.name for path in (ROOT / "curl").glob("*/__init__.py")} | {"ground"}
+FOLDERS = STOREYS | {"contracts", "benchmarks", "packaging"}
+SUPPORT = "support"
+TEST_FILES = sorted(TESTS.rglob("test_*.py"))
 
 
 def part(path: Path) -> str:
@@ -107,3 +119,84 @@ sys.exit(", ".join(name for name in {optional} if name in sys.modules) or None)
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, f"imported at the start: {ended.stderr}"
+
+
+# -- the tests -------------------------------------------------------------------------------------
+
+
+def imported_tests(source: str) -> list[str]:
+    """The test modules that a program imports, by whatever name, as they are written there."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            names += [f"{module}.{alias.name}" for alias in node.names]
+    tests = {path.stem for path in TEST_FILES}
+    return [name for name in names if not tests.isdisjoint(name.split("."))]
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=name_of)
+def test_no_file_of_the_tests_imports_a_test(path: Path) -> None:
+    found = imported_tests(path.read_text())
+    assert not found, f"move what is shared into tests/{SUPPORT}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import test_sac",
+        "from test_sac import make_agent",
+        "from agents import test_sac",
+        "from agents.test_sac import make_agent",
+        "import tests.agents.test_sac as shared",
+        "from . import test_sac",
+        "def test() -> None:\n    from .test_sac import make_agent",
+    ],
+)
+def test_an_import_of_a_test_is_noticed(source: str) -> None:
+    assert len(imported_tests(source)) == 1
+
+
+def misplaced(path: Path) -> str | None:
+    """What is wrong with the place of a file, which is given relative to tests/; None if nothing.
+
+    A test that has the name of a module of curl/ lies in the folder of that module.
+    """
+    folder, stem = path.parent.as_posix(), path.stem
+    if not stem.startswith("test_"):
+        shared = path.name == "conftest.py" or folder == SUPPORT
+        return None if shared else f"what is no test belongs in {SUPPORT}/"
+    if folder not in FOLDERS:
+        return f"tests belong in one of {', '.join(sorted(FOLDERS))}"
+    name = stem.removeprefix("test_")
+    homes = {"ground" if p.parent.name == "curl" else part(p) for p in SOURCES if p.stem == name}
+    if folder in STOREYS and homes and folder not in homes:
+        return f"curl has {name} in {', '.join(sorted(homes))}"
+    return None
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=name_of)
+def test_tests_lie_where_the_package_has_what_they_test(path: Path) -> None:
+    assert misplaced(path.relative_to(TESTS)) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        ("test_sac.py", "tests belong in one of "),
+        ("misc/test_sac.py", "tests belong in one of "),
+        ("agents/deep/test_sac.py", "tests belong in one of "),
+        ("support/test_tape.py", "tests belong in one of "),
+        ("agents/shared.py", "what is no test belongs in support/"),
+        ("run/test_sac.py", "curl has sac in agents"),
+        ("run/test_schema.py", "curl has schema in ground"),
+    ],
+)
+def test_a_file_in_the_wrong_place_is_noticed(path: str, fault: str) -> None:
+    assert (misplaced(Path(path)) or "").startswith(fault)
+
+
+def test_every_storey_has_tests() -> None:
+    assert {path.parent.name for path in TEST_FILES} == FOLDERS

@@ -16,8 +16,8 @@ import yaml
 from benchmarks import docs
 from curl import schema
 from curl.version import VERSION
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 STALE = "run `python -m benchmarks.docs` and commit what it wrote"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

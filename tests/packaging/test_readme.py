@@ -28,8 +28,8 @@ import torch
 
 from curl.command import parser
 from curl.hardware.device import OpenGLError, choose_opengl
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *(ROOT / name for name in ("benchmarks/README.md", "results/laptop/README.md")),
@@ -76,10 +76,13 @@ class Exempt:
 
 # The first pattern that a command begins with says what becomes of it.
 RULES: list[tuple[str, Run | Exempt]] = [
-    (r"python -m curl train -m .*launcher=ray", Exempt("needs Ray; tests/test_sweep.py runs it")),
+    (
+        r"python -m curl train -m .*launcher=ray",
+        Exempt("needs Ray; tests/command/test_sweep.py runs it"),
+    ),
     (
         r"python -m curl train -m .*launcher=submitit",
-        Exempt("needs SLURM; see tests/test_sweep.py"),
+        Exempt("needs SLURM; see tests/command/test_sweep.py"),
     ),
     (
         r"python -m curl train -m .*launcher=joblib",
@@ -94,7 +97,7 @@ RULES: list[tuple[str, Run | Exempt]] = [
     (r"python -m curl train", Run(TINY)),
     (
         r"python -m curl compare results/dmc",
-        Exempt("needs finished curves; tests/test_dmc.py compares some"),
+        Exempt("needs finished curves; tests/benchmarks/test_dmc.py compares some"),
     ),
     (r"python -m curl compare results/", Run(fast=True)),
     (r"python -m curl compare .*--at", Run(("--at", "2000"))),
@@ -109,7 +112,8 @@ RULES: list[tuple[str, Run | Exempt]] = [
     (
         r"python -m benchmarks\.dmc(?! --page)",
         Exempt(
-            "takes hours, and has no smaller size; tests/test_dmc.py runs it with a small preset"
+            "takes hours, and has no smaller size; "
+            "tests/benchmarks/test_dmc.py runs it with a small preset"
         ),
     ),
     (r"python -m benchmarks\.dmc --page", Run()),

@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from curl.hardware.device import OpenGLError, choose_opengl
+from support.paths import ROOT, TESTS
 
-ROOT = Path(__file__).parents[1]
 try:
     BACKEND = choose_opengl("auto", torch.device("cpu"))
 except OpenGLError:
@@ -193,7 +193,7 @@ def test_no_file_of_ours_can_draw_without_curl() -> None:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 roots.add(node.module.split(".")[0])
         inside = path.is_relative_to(ROOT / "curl")
-        ours = inside or bool(roots & {"curl", "train"}) or path.parent.name == "tests"
+        ours = inside or bool(roots & {"curl", "train"}) or path.is_relative_to(TESTS)
         assert ours or not roots & simulators, f"{path} may draw without curl"
 
 

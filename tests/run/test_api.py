@@ -33,8 +33,8 @@ from curl.run.build import build_agent
 from curl.run.checkpoint import Checkpoints
 from curl.run.evaluation import Evaluator
 from curl.run.policy import Policy
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 EDGE, STACK, ACTION_DIM = 24, 3, 1  # pixels, frames, components of Pendulum's action
 TINY = {

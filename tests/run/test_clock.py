@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from test_compare import CONFIG, make_run
 
 from curl.agents.base import Agent
 from curl.data.batch import FrameStacks, Metrics
@@ -28,6 +27,7 @@ from curl.study.compare import compare
 from curl.study.curves import Curve, read_curve, write_curve
 from curl.study.runs import Run, find_runs, read_run
 from curl.study.status import find, table
+from support.synthetic_runs import CONFIG, make_run
 
 UPDATES = {"axis": "updates"}
 

@@ -14,7 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from test_end_to_end import ENVIRONMENT, assert_equal_runs, command, train
+
+from support.equality import assert_equal_runs
+from support.faulty_runs import CRASH_DRIVER
+from support.programs import ENVIRONMENT, command, train
 
 RUNS, KILLS = 6, 6  # folders, kills in each
 SETTINGS = {"env_steps": 10_000, "checkpoint_every": 1000, "eval_every": 3000}
@@ -22,7 +25,7 @@ SETTINGS = {"env_steps": 10_000, "checkpoint_every": 1000, "eval_every": 3000}
 
 def start(folder: Path, call: str = "none", number: int = 0) -> subprocess.Popen[bytes]:
     python, *arguments = command(folder, **SETTINGS)
-    driver = [python, str(Path(__file__).with_name("crash_driver.py")), call, str(number)]
+    driver = [python, str(CRASH_DRIVER), call, str(number)]
     return subprocess.Popen(
         driver + arguments,
         env=ENVIRONMENT,

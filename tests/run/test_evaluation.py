@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import av
-import faulty  # noqa: F401  registers environments
 import numpy as np
 import pytest
 import torch
 
 from curl.run import evaluation
-from curl.run.evaluation import Evaluator, make_stacked_env
+from curl.run.evaluation import Evaluator
 from curl.run.guard import Watchdog
 from curl.run.video import Film
+from support.worker_processes import make_here
 
 SETTINGS = {"env_id": "Pendulum-v1", "action_repeat": 4, "render_size": 24}
 
@@ -116,11 +116,6 @@ def test_a_video_plays_at_true_speed(
 
 
 # -- environments that fail ------------------------------------------------------------------------
-
-
-def make_here(settings: Any, frame_stack: int) -> Any:
-    """`make_stacked_env` for processes that import this module, and so register faulty.py's."""
-    return make_stacked_env(settings, frame_stack)
 
 
 def failing(name: str, processes: int) -> Evaluator:

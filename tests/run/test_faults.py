@@ -17,9 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from faulty import EDGE
 from rich.console import Console
-from test_end_to_end import ENVIRONMENT, assert_refused, command, rows, timeless
 
 from curl.agents.base import Agent
 from curl.data.batch import Batch, FrameStacks, Metrics
@@ -31,29 +29,11 @@ from curl.run.evaluation import Evaluator
 from curl.run.guard import RunError, require_finite
 from curl.run.logger import Logger
 from curl.run.online import OnlineTrainer as Trainer
+from support.faulty import EDGE
+from support.faulty_runs import arguments, run
+from support.programs import ENVIRONMENT, assert_refused, rows, timeless
 
 pytestmark = pytest.mark.usefixtures("fault")
-
-SMALL = {"task__env_id": "Sound-v0", "task__action_repeat": 1, "env_steps": 60, "log_every": 1}
-SMALL |= {"checkpoint_every": 20, "eval_every": 40, "env_timeout": 2}
-
-
-def arguments(folder: Path, **changes: Any) -> list[str]:
-    python, *rest = command(folder, **SMALL | changes)
-    return [python, str(Path(__file__).with_name("crash_driver.py")), "none", "0", *rest]
-
-
-def run(
-    folder: Path, before: Callable[[], None] | None = None, **changes: Any
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        arguments(folder, **changes),
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        preexec_fn=before,
-    )
 
 
 def start(folder: Path, **changes: Any) -> subprocess.Popen[str]:

@@ -32,8 +32,8 @@ from curl.run.folder import (
     to_yaml,
     write_config,
 )
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("curl/**/*.py"), *ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("*.py")])
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from test_end_to_end import assert_equal, timeless
 
 from curl.agents.base import Agent
 from curl.data.batch import Batch, FrameStacks, Metrics
@@ -26,6 +25,8 @@ from curl.run.checkpoint import Checkpoints, clock_of, save_file
 from curl.run.evaluation import Evaluator
 from curl.run.logger import Logger
 from curl.run.online import OnlineTrainer as Trainer
+from support.equality import assert_equal
+from support.programs import timeless
 
 pytestmark = pytest.mark.usefixtures("handlers")
 EDGE = 12

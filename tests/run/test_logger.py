@@ -22,6 +22,7 @@ from rich.console import Console
 
 from curl.run.clock import Clock
 from curl.run.logger import Logger
+from support.paths import ROOT
 
 
 @pytest.fixture
@@ -275,7 +276,7 @@ def start_online(folder: Path, server: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     return subprocess.run(
         [sys.executable, "-c", ONLINE, str(folder)],
-        env=environment | wandb | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=environment | wandb | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=60,

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from faulty import EDGE
 from rich.console import Console
-from test_end_to_end import assert_equal
 
 from curl.agents.base import Agent
 from curl.agents.sac import SAC
@@ -27,6 +25,8 @@ from curl.run.evaluation import Evaluator
 from curl.run.logger import Logger
 from curl.run.online import OnlineTrainer as Trainer
 from curl.run.online import as_fraction, updates_due
+from support.equality import assert_equal
+from support.faulty import EDGE
 
 RATIOS = [1, 2, 3, 0.5, 1.5, 0.1, 0.3, 0.7, 1.1, 1e-3, 0.333]
 

@@ -11,12 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import faulty  # noqa: F401  registers environments
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from test_end_to_end import SETTINGS
 
 from curl.data import environment
 from curl.run.build import checked
@@ -32,8 +30,10 @@ from curl.run.folder import RunFolder, read_config
 from curl.run.guard import Signals, StopSignal, Watchdog
 from curl.run.scoring import evaluate_run
 from curl.run.start import train
+from support import faulty  # noqa: F401  registers environments
+from support.paths import ROOT
+from support.programs import SETTINGS
 
-ROOT = Path(__file__).parents[1]
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 

@@ -17,7 +17,6 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from test_faults import run
 
 from curl.command.eval import evaluate_all
 from curl.errors import exits_with_one_line
@@ -25,6 +24,7 @@ from curl.run.checkpoint import CheckpointError, read_state, save_file
 from curl.run.folder import save_config
 from curl.run.logger import Logger
 from curl.run.start import train
+from support.faulty_runs import run
 
 pytestmark = pytest.mark.usefixtures("fault")
 

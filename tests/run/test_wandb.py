@@ -22,6 +22,7 @@ from rich.console import Console
 from curl.run.clock import Clock
 from curl.run.logger import Logger
 from curl.run.video import Film
+from support.paths import ROOT
 
 
 class Noted:
@@ -145,7 +146,7 @@ def test_every_offline_file_holds_the_whole_run(tmp_path: Path) -> None:
             for _ in range(3):
                 film.add(np.zeros((16, 16, 3), np.uint8))
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    environment |= {"WANDB_CONSOLE": "off", "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment |= {"WANDB_CONSOLE": "off", "PYTHONPATH": str(ROOT)}
     for begin, end in ((-10, 60), (40, 80)):
         done = subprocess.run(
             [sys.executable, "-c", OFFLINE, str(tmp_path), str(begin), str(end)],

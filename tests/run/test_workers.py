@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import pytest
 import torch
-from test_end_to_end import ENVIRONMENT, ROOT, SETTINGS, rows, timeless
 
 from curl.run.checkpoint import Checkpoints
 from curl.run.evaluation import Evaluator
 from curl.run.workers import WorkerError, Workers
+from support.paths import ROOT, TESTS
+from support.programs import ENVIRONMENT, SETTINGS, rows, timeless
+from support.worker_processes import Endless
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # Episodes have 20 steps; an evaluation sleeps for 3 s. `sitecustomize` registers the environment in
@@ -118,20 +119,6 @@ def test_workers_outlive_the_signals_that_stop_a_run(tried: Evaluator) -> None:
     assert [process.pid for process in tried._vector.processes] == before
 
 
-class Endless(gym.Env):
-    """Does not come back from its first step."""
-
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
-    action_space = observation_space = gym.spaces.Box(-1.0, 1.0, (1,))
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> Any:
-        while True:
-            time.sleep(0.1)
-
-
 def test_closing_ends_a_worker_that_does_not_come_back() -> None:
     vector = Workers([Endless] * 2)
     vector.reset(seed=0)
@@ -149,8 +136,8 @@ def start(folder: Path, **changes: Any) -> subprocess.Popen[str]:
     settings = [f"{key}={value}" for key, value in (RUN | changes).items()]
     site = folder.parent / "site"
     site.mkdir(exist_ok=True)
-    (site / "sitecustomize.py").write_text("import faulty\n")
-    paths = os.pathsep.join([str(site), str(Path(__file__).parent)])
+    (site / "sitecustomize.py").write_text("from support import faulty\n")
+    paths = os.pathsep.join([str(site), str(TESTS)])
     return subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), f"run_dir={folder}", *settings],
         env=ENVIRONMENT | {"PYTHONPATH": paths},
@@ -234,8 +221,8 @@ def test_a_worker_that_is_busy_ends_with_the_main_process(tmp_path: Path) -> Non
     """The environment never comes back from its step."""
     program = tmp_path / "main.py"
     program.write_text(
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_workers import Endless\n"
+        f"import sys; sys.path.insert(0, {str(TESTS)!r})\n"
+        "from support.worker_processes import Endless\n"
         "from curl.run.workers import Workers\n"
         "if __name__ == '__main__':\n"
         "    vector = Workers([Endless] * 2)\n"

@@ -20,9 +20,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from curl.command import CONFIGS
 from curl.run.folder import locked
-
-CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def main() -> int:

@@ -1,0 +1,40 @@
+"""The fixture that types a command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from curl.command import main, train
+from support.typed import Typed
+
+
+@pytest.fixture
+def typed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    handlers: Any,
+) -> Iterator[Typed]:
+    """Runs `python -m curl train ARGUMENTS` in this process; its code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # also takes it away afterwards
+    monkeypatch.delenv(train.sweep.STOP, raising=False)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        GlobalHydra.instance().clear()
+        try:
+            with pytest.raises(SystemExit) as caught:
+                main.run(["train", *arguments])
+        finally:
+            train.sweep.STOP in os.environ and Path(os.environ.pop(train.sweep.STOP)).unlink()
+            GlobalHydra.instance().clear()
+        assert isinstance(caught.value.code, int)
+        return caught.value.code, *capsys.readouterr()
+
+    yield run

@@ -1,0 +1,1 @@
+"""What the tests share: stand-ins, builders, comparisons. Tests import it and never each other."""
