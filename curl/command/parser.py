@@ -22,6 +22,8 @@ COMMANDS = {
     "compare": "Compare the recorded results of many runs, with statistics.",
     "status": "Show how far runs are, and which of them failed.",
     "views": "Draw what every augmentation makes of one observation.",
+    "record": "Record the episodes of a saved agent as a dataset.",
+    "dataset": "Show what a recorded dataset holds.",
 }
 SEEDS = "Any integer from 0 on is a seed."
 

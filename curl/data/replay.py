@@ -281,6 +281,10 @@ class ReplayBuffer:
         """Number of the oldest frame still in the ring."""
         return max(self._held, self.written - self.rows)
 
+    def oldest_needed(self) -> int:
+        """Number of the oldest frame that a transition needs; `written` if there is none."""
+        return self._oldest_frame_of(self.first) if len(self) else self.written
+
     def export(self, first: int, last: int) -> dict[str, Any]:
         """Frames `first` to `last` - 1 with all that lies beside them, on the CPU.
 

@@ -29,6 +29,8 @@ class Stream(enum.IntEnum):
     TRAINING = 3  # environment of the training episodes; numbered by episode
     EVALUATION = 4  # environment of the evaluation episodes; numbered by episode
     VIEWS = 5  # contact sheets of augmentations
+    RECORDING = 6  # environment of the episodes of a dataset; numbered by episode
+    RECORDED_ACTIONS = 7  # random actions in a dataset; numbered by episode
 
 
 def sequence(seed: int, stream: Stream, number: int = 0) -> np.random.SeedSequence:
@@ -49,13 +51,15 @@ def generator_seed(seed: int, stream: Stream) -> int:
 
 
 def episode_seed(seed: int, stream: Stream, episode: int) -> int:
-    """The seed for `env.reset` at the beginning of an episode, below 2**31.
+    """The seed for `env.reset` at the beginning of an episode, below 2**31 (recordings: 2**32).
 
     Environments differ in what they take; all take 31 bits. The last bit is 1 in evaluations and
-    0 in training, so the two never share an episode, not even by chance.
+    0 in training, so the two never share an episode, not even by chance. The episodes of datasets
+    have a bit of their own, the 32nd, so none of them is an episode of a training or an evaluation.
+    NumPy's generators, dm_control and Gymnasium take 32 bits.
     """
     bits = int(sequence(seed, stream, episode).generate_state(1)[0]) >> 2  # 30 bits
-    return bits << 1 | (stream is Stream.EVALUATION)
+    return (stream is Stream.RECORDING) << 31 | bits << 1 | (stream is Stream.EVALUATION)
 
 
 def random_action(seed: int, agent_step: int, action_dim: int) -> torch.Tensor:

@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 
 from curl import errors
 from curl.command import compare, status, train, views
+from curl.command.parser import COMMANDS
 from curl.hardware.device import OpenGLError, choose_opengl, find_opengl
 from support.faulty_runs import arguments as tiny_run
 from support.paths import ROOT
@@ -258,7 +259,7 @@ PROGRAMS = {
     "sweep": [str(ROOT / "train.py"), "-m", "seed=1,2"],
     "eval.py": [str(ROOT / "eval.py"), "runs"],
     "eval.py compare": [str(ROOT / "eval.py"), "compare", "runs"],
-} | {name: ["-m", "curl", name] for name in ("train", "eval", "compare", "status", "views")}
+} | {name: ["-m", "curl", name] for name in COMMANDS}
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)

@@ -32,7 +32,7 @@ def test_every_stream_of_every_seed_is_another() -> None:
     assert len({words(*each) for each in arguments}) == len(arguments)
 
 
-@pytest.mark.parametrize("stream", [Stream.TRAINING, Stream.EVALUATION])
+@pytest.mark.parametrize("stream", [Stream.TRAINING, Stream.EVALUATION, Stream.RECORDING])
 def test_runs_share_no_episode(stream: Stream) -> None:
     """Seed and episode were added once, so that seeds 1 and 2 shared 99 of 100 episodes."""
     episodes = {seed: {episode_seed(seed, stream, i) for i in range(200)} for seed in SEEDS}
@@ -46,6 +46,16 @@ def test_training_and_evaluation_never_share_an_episode() -> None:
     for seed in SEEDS:
         assert all(episode_seed(seed, Stream.TRAINING, i) % 2 == 0 for i in range(100))
         assert all(episode_seed(seed, Stream.EVALUATION, i) % 2 == 1 for i in range(100))
+
+
+def test_recordings_share_no_episode_with_either() -> None:
+    """By construction: seeds of both are below 2**31, and NumPy's generators take 32 bits."""
+    for seed in SEEDS:
+        found = [episode_seed(seed, Stream.RECORDING, i) for i in range(100)]
+        assert len(set(found)) == 100
+        assert all(2**31 <= each < 2**32 for each in found)
+        for stream in (Stream.TRAINING, Stream.EVALUATION):
+            assert max(episode_seed(seed, stream, i) for i in range(100)) < 2**31
 
 
 def test_seeds_of_episodes_fit_every_environment() -> None:

@@ -102,14 +102,14 @@ def test_every_file_opens_with_what_it_holds(path: Path) -> None:
 
 
 def test_training_starts_without_the_packages_that_only_some_runs_use() -> None:
-    """A run without videos, wandb and plots needs none of their packages, not even to start."""
+    """A run without videos, wandb, plots and datasets needs none of their packages to start."""
     # These draw, compare, or compute statistics; a run does none of it.
     aside = ("curl.command.views", "curl.command.compare", "curl.study")
     dotted = [name_of(path).removesuffix(".py").replace("/", ".") for path in SOURCES]
     modules = [name for name in dotted if not name.startswith(aside) and "__" not in name]
     assert "curl.command.train" in modules
     modules += ["curl.study.status"]
-    optional = ("av", "wandb", "matplotlib", "hydra_plugins", "ray")
+    optional = ("av", "wandb", "matplotlib", "minari", "h5py", "hydra_plugins", "ray")
     program = f"""
 import sys
 import {", ".join(modules)}

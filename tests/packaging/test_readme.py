@@ -56,6 +56,10 @@ TINY = tuple(
 FIRST = "python -m curl train task=walker_walk seed=3"
 """This command makes the run that others evaluate, compare and watch."""
 
+DATASET = "walker_walk/expert-v0"
+"""The dataset that commands and programs read is recorded from it, into the folder DATASETS."""
+DATASETS = "datasets"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -107,6 +111,9 @@ RULES: list[tuple[str, Run | Exempt]] = [
     (r"python -m curl( --help)?$", Run(("--help",), fast=True)),
     (r"python -m curl status .*--watch", Run(watches=True, fast=True)),
     (r"python -m curl status", Run(fast=True)),
+    (r"python -m curl record .*--replay", Run(fast=True)),
+    (r"python -m curl record", Run(("--episodes", "1"), fast=True)),
+    (r"python -m curl dataset", Run(fast=True)),
     (r"python -m curl views", Run(("--views", "1"), fast=True)),
     (r"python -m benchmarks\..*--device cuda", Exempt("needs a GPU")),
     (
@@ -214,6 +221,7 @@ def environment() -> dict[str, str]:
         "WANDB_MODE": "disabled",
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "200",
+        "MINARI_DATASETS_PATH": DATASETS,
     }
 
 
@@ -275,6 +283,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str
         assert not (folder / name).exists(), f"{name} exists already; take another example"
         (folder / name).write_text(text, encoding="utf-8")
     finish(start(f"{FIRST} {shlex.join(TINY)}", folder, environment))
+    (run,) = (folder / "runs").glob("*/*/seed_*")
+    record = f"python -m curl record {run} --dataset {DATASET} --episodes 1"
+    finish(start(record, folder, environment))
     return folder
 
 
@@ -343,6 +354,8 @@ def test_command(
             shutil.copytree(run, copy)
     if text.startswith("python -m curl train"):
         shutil.rmtree(folder / "runs")
+    if text.startswith("python -m curl record"):
+        shutil.rmtree(folder / DATASETS)
     command = f"{smaller(text)} {shlex.join(rule.extra)}"
     if rule.watches:
         assert "seed_" in watched(command, folder, environment)

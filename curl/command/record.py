@@ -1,0 +1,148 @@
+"""`python -m curl record RUN --dataset NAME`: record the episodes of a saved agent as a dataset."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from curl.checks import choice, integer
+from curl.command.parser import Parser, add_device, add_opengl, add_seed, number
+from curl.data.dataset import Dataset, Episode, episodes_of, require_free, write
+from curl.data.seeding import seed_everything
+from curl.run.guard import StopSignal
+from curl.run.policy import load, make_env
+from curl.run.recording import POLICIES, origin_of_policy, play, saved_replay
+
+DEFAULTS = {"episodes": 10, "policy": "mean", "seed": 0}
+
+
+def parser() -> Parser:
+    parser = Parser(
+        "record",
+        "Let a saved agent act in new episodes of its environment, and write them as a local "
+        "Minari dataset:\nsingle frames, actions, rewards and ends. With --replay the dataset is "
+        "the replay buffer that the\nrun saved with its newest checkpoint, and nothing is played.",
+        examples={
+            "runs/cartpole_swingup/curl-crop-infonce/seed_1 --dataset cartpole_swingup/expert-v0": (
+                "Ten episodes of the newest sound checkpoint, which takes its mean actions."
+            ),
+            "runs/.../seed_1 --dataset cartpole_swingup/random-v0 --policy random --episodes 50": (
+                "Fifty episodes of random actions in the environment of the run."
+            ),
+            "runs/.../seed_1 --dataset cartpole_swingup/medium_replay-v0 --replay": (
+                "What the run has stored while it learned."
+            ),
+        },
+        codes={"128+n": "Signal n ended the command; no dataset was written."},
+    )
+    parser.add_argument(
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="The folder of a run, of which the newest sound checkpoint is taken, or a state file "
+        "of a checkpoint.",
+    )
+    parser.add_argument(
+        "--dataset",
+        metavar="NAME",
+        required=True,
+        help="The name of the new dataset: an optional namespace, a name and a version, as "
+        "cartpole_swingup/expert-v0. It is written to the folder MINARI_DATASETS_PATH, which is "
+        "~/.minari/datasets unless the environment says otherwise.",
+    )
+    parser.add_argument(
+        "--episodes",
+        type=number,
+        metavar="N",
+        help=f"How many episodes are played. The default is {DEFAULTS['episodes']}.",
+    )
+    parser.add_argument(
+        "--policy",
+        metavar="NAME",
+        help="How the agent acts: mean takes its mean actions, as evaluations do; sample draws "
+        "them, as training does; random does not ask it. The default is mean.",
+    )
+    add_seed(
+        parser,
+        "The seed of the episodes and of everything that is drawn in them. No episode of a "
+        "training or of an evaluation is among them.",
+    )
+    parser.set_defaults(seed=None)  # so that a seed beside --replay is noticed
+    parser.add_argument(
+        "--replay",
+        action="store_true",
+        help="Write the replay buffer of the checkpoint, instead of playing episodes.",
+    )
+    add_device(parser)
+    add_opengl(parser)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command. Refusals are raised as ValueError, OSError, MemoryError or OpenGLError.
+
+    Returns:
+        The exit code: 0, or 128 + n after signal n.
+    """
+    options = parser().parse_args(arguments)
+    require_options(options)
+    require_free(options.dataset)
+    asked = StopSignal(
+        lambda text: print(text, file=sys.stderr), what="stopping; no dataset is written"
+    )
+    record = record_replay if options.replay else record_episodes
+    try:
+        made = record(options, lambda: asked.number is not None)
+    except InterruptedError:
+        if asked.number is None:
+            raise
+        return 128 + asked.number
+    counts = f"{len(made)} episodes, {made.transitions:,} transitions, {made.size / 1e6:,.1f} MB"
+    print(f"{made.name}: {counts}\n{made.folder}")
+    return 0
+
+
+def require_options(options: argparse.Namespace) -> None:
+    """Fill in the defaults; `ValueError` for values and combinations that mean nothing."""
+    for name, default in DEFAULTS.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+        elif options.replay:
+            raise ValueError(f"--replay plays no episodes: it does not go with --{name}")
+    integer("--episodes", options.episodes)
+    integer("--seed", options.seed, at_least=0)
+    choice("--policy", options.policy, POLICIES)
+
+
+def record_episodes(options: argparse.Namespace, stop: Callable[[], bool]) -> Dataset:
+    """Play, and write each episode when it is over."""
+    policy = load(options.run, device=options.device, seed=options.seed)
+    origin = origin_of_policy(options.run, policy, how=options.policy, seed=options.seed)
+    env = make_env(options.run, device=options.device, opengl=options.opengl)
+    with contextlib.closing(env):
+        seed_everything(options.seed, policy.device)  # some environments draw from global ones
+        played = play(
+            policy,
+            env,
+            episodes=options.episodes,
+            seed=options.seed,
+            how=options.policy,
+            stop=stop,
+        )
+        return write(options.dataset, played, origin)
+
+
+def record_replay(options: argparse.Namespace, stop: Callable[[], bool]) -> Dataset:
+    """Read the replay buffer of the checkpoint, and write its episodes."""
+    buffer, over, origin = saved_replay(options.run)
+
+    def unless_stopped() -> Iterator[Episode]:
+        for episode in episodes_of(buffer, over=over):
+            if stop():
+                raise InterruptedError("the recording was interrupted")
+            yield episode
+
+    return write(options.dataset, unless_stopped(), origin)

@@ -1,0 +1,550 @@
+"""Recorded episodes as local Minari datasets, and replay buffers that are filled from them.
+
+An episode of T agent steps holds T + 1 single frames, uint8 [T + 1, H, W, 3], and the actions,
+rewards and ends between them. Frames are not stacked: `Dataset.replay` puts them into a
+`ReplayBuffer`, so batches, lazy stacks and crops are those of training.
+
+Minari (https://minari.farama.org) names the datasets, and stores each one in an HDF5 file. By
+default it encodes frames of 32 pixels and more as JPEG, which changes them. That is switched off
+here. Only datasets on this machine are read: nothing is ever downloaded. Minari is imported where
+it is needed, because training starts without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import itertools
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+
+from curl.checks import integer
+from curl.data.replay import ReplayBuffer
+from curl.version import VERSION
+
+log = logging.getLogger("curl")
+
+DATA, METADATA = "data", "metadata.json"  # of a dataset's folder, as Minari names them
+OURS = "curl"  # the key of our own entries in Minari's metadata
+SKIPPED = "skipped_steps"  # attribute of an episode that lacks its beginning
+
+
+class DatasetError(ValueError):
+    """A dataset that is missing, damaged or of other sizes, or a name that is none."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode, or the part of it that is known.
+
+    Args:
+        frames: uint8 [T + 1, H, W, 3].
+        actions: float32 [T, A] in [-1, 1].
+        rewards: float32 [T], summed over the action repeat.
+        terminated: whether the last transition ended the episode, so that nothing follows it.
+        truncated: whether the episode was cut off there. Neither is true of an episode that was
+            still going on.
+        seed: of the environment's reset; None where it is not known.
+        skipped: agent steps of the episode before its first frame here.
+
+    Raises:
+        ValueError: a shape, dtype or value is another one.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminated: bool
+    truncated: bool
+    seed: int | None = None
+    skipped: int = 0
+
+    def __post_init__(self) -> None:
+        steps = len(self.rewards)
+        if not steps:
+            raise ValueError("an episode must have at least one transition")
+        edge, action_dim = ([*array.shape, 0][1] for array in (self.frames, self.actions))
+        wanted = {
+            "frames": (np.uint8, (steps + 1, edge, edge, 3)),
+            "actions": (np.float32, (steps, action_dim)),
+            "rewards": (np.float32, (steps,)),
+        }
+        for name, (dtype, shape) in wanted.items():
+            found = getattr(self, name)
+            if found.dtype != dtype or found.shape != shape:
+                raise ValueError(
+                    f"the {name} of an episode of {steps} transitions must be {np.dtype(dtype)} "
+                    f"{list(shape)}, got {found.dtype} {list(found.shape)}"
+                )
+        if not np.isfinite(self.rewards).all():
+            raise ValueError("the rewards of an episode must be finite")
+        if not (np.abs(self.actions) <= 1).all():
+            raise ValueError("the actions of an episode must lie in [-1, 1]")
+
+    def __len__(self) -> int:
+        """Transitions."""
+        return len(self.rewards)
+
+    @property
+    def whole(self) -> bool:
+        """Whether both its beginning and its end are known."""
+        return not self.skipped and (self.terminated or self.truncated)
+
+
+class Origin(BaseModel):
+    """Where the episodes of a dataset come from, as the dataset itself says.
+
+    Attributes:
+        environment: Gymnasium id.
+        action_repeat: simulator control steps per agent step.
+        render_size: edge of a frame in pixels.
+        frame_stack: frames per observation of the agent that acted.
+        action_dim: A.
+        task: all settings of the task.
+        policy: mean, sample or random, or replay for what a run stored while it learned.
+        seed: of the recording; None for a replay buffer.
+        checkpoint: path of the state file whose agent acted, and its SHA-256.
+        env_steps: how far its run was.
+        version: of the program that recorded.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    environment: str
+    action_repeat: PositiveInt
+    render_size: PositiveInt
+    frame_stack: PositiveInt
+    action_dim: PositiveInt
+    task: dict[str, Any]
+    policy: str
+    seed: int | None
+    checkpoint: str
+    checkpoint_sha256: str
+    env_steps: int
+    version: str = VERSION
+
+
+# -- names and places ------------------------------------------------------------------------------
+
+
+def root() -> Path:
+    """The folder of Minari's local datasets, which need not exist: MINARI_DATASETS_PATH, if set.
+
+    It is absolute, because Minari cannot write to a relative path.
+    """
+    chosen = os.environ.get("MINARI_DATASETS_PATH")
+    return Path.home() / ".minari" / "datasets" if chosen is None else Path(chosen).absolute()
+
+
+def place(name: str) -> Path:
+    """The folder of the dataset with this name, whether or not it exists.
+
+    Raises:
+        DatasetError: Minari does not take such a name.
+    """
+    from minari.dataset.minari_dataset import parse_dataset_id
+
+    try:
+        parse_dataset_id(name)
+        sound = "//" not in name
+    except (ValueError, TypeError):  # TypeError: it has no version
+        sound = False
+    if not sound:
+        raise DatasetError(
+            f"{name!r} is no name of a dataset: names are like cartpole_swingup/expert-v0, "
+            "which is an optional namespace, a name and a version, of letters, digits, _ and -"
+        )
+    return root() / name
+
+
+def require_free(name: str) -> None:
+    """`DatasetError` if there is a dataset of this name already, or the name is none."""
+    if place(name).exists():
+        raise DatasetError(
+            f"the dataset {name} exists already in {root()}; take another name or version"
+        )
+
+
+def local_names() -> list[str]:
+    """The names of all datasets on this machine."""
+    found = root().glob(f"**/{DATA}/{METADATA}")
+    names = [path.parent.parent.relative_to(root()).as_posix() for path in found]
+    return sorted(name for name in names if not name.startswith("."))
+
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+def write(name: str, episodes: Iterable[Episode], origin: Origin) -> Dataset:
+    """Write episodes, one at a time, as a new dataset. It is complete, or it is absent.
+
+    Args:
+        name: of the dataset, as `cartpole_swingup/expert-v0`.
+        episodes: at least one.
+        origin: where they come from; all of them have its `render_size` and `action_dim`.
+
+    Raises:
+        DatasetError: the name is taken, or it is none.
+        ValueError: no episodes, or one of other sizes.
+    """
+    require_free(name)
+    import minari
+    from minari.data_collector import EpisodeBuffer
+    from minari.dataset.minari_dataset import parse_dataset_id
+    from minari.dataset.minari_storage import MinariStorage
+    from minari.namespace import create_namespace, list_local_namespaces
+
+    skipped: list[int] = []
+
+    def buffers() -> Iterator[EpisodeBuffer]:
+        for episode in episodes:
+            require_sizes(episode, origin)
+            skipped.append(episode.skipped)
+            yield EpisodeBuffer(**columns(episode))
+
+    root().mkdir(parents=True, exist_ok=True)
+    aside = root() / f".recording-{uuid.uuid4().hex}"
+    aside.mkdir()
+    try:
+        storage = MinariStorage.new(
+            aside / DATA,
+            observation_space=frame_space(origin.render_size),
+            action_space=action_space(origin.action_dim),
+            jpeg_encoding=False,
+        )
+        storage.update_episodes(buffers())
+        if not skipped:
+            raise ValueError(f"there is no episode to write to the dataset {name}")
+        for number in np.flatnonzero(skipped):
+            storage.update_episode_metadata([{SKIPPED: skipped[number]}], [number])
+        storage.update_metadata(
+            {
+                "dataset_id": name,
+                "minari_version": minari.__version__,
+                OURS: {**origin.model_dump(), "files": digests(aside / DATA)},
+            }
+        )
+        namespace = parse_dataset_id(name)[0]
+        if namespace is not None and namespace not in list_local_namespaces():
+            create_namespace(namespace)
+        require_free(name)  # another process may have been faster
+        aside.rename(place(name))
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return read(name)
+
+
+def columns(episode: Episode) -> dict[str, Any]:
+    """An episode as Minari stores it: ends are arrays that are true at the last step at most."""
+    ends = {}
+    for column in ("terminated", "truncated"):
+        ends[column] = np.zeros(len(episode), dtype=bool)
+        ends[column][-1] = getattr(episode, column)
+    return {
+        "seed": episode.seed,
+        "observations": episode.frames,
+        "actions": episode.actions,
+        "rewards": episode.rewards,
+        "terminations": ends["terminated"],
+        "truncations": ends["truncated"],
+        "infos": {},
+    }
+
+
+def require_sizes(episode: Episode, origin: Origin) -> None:
+    """`ValueError` unless an episode has the frames and actions that its dataset declares."""
+    found = episode.frames.shape[1], episode.actions.shape[1]
+    wanted = origin.render_size, origin.action_dim
+    if found != wanted:
+        raise ValueError(
+            f"an episode has frames of {found[0]} pixels and {found[1]} action components, and "
+            f"not {wanted[0]} and {wanted[1]}"
+        )
+
+
+def frame_space(edge: int) -> gym.spaces.Box:
+    return gym.spaces.Box(0, 255, (edge, edge, 3), np.uint8)
+
+
+def action_space(action_dim: int) -> gym.spaces.Box:
+    return gym.spaces.Box(-1, 1, (action_dim,), np.float32)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """File name -> SHA-256, of the files with the episodes."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != METADATA:
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+class Dataset:
+    """A dataset that `read` has found. Its episodes stay on the disk until they are asked for.
+
+    Attributes:
+        name: of the dataset.
+        folder: where it lies.
+        origin: where its episodes come from.
+        lengths: transitions per episode.
+        size: bytes on the disk.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        from minari.dataset.minari_storage import MinariStorage
+
+        self.name, self.folder = name, folder
+        metadata = json.loads((folder / DATA / METADATA).read_text(encoding="utf-8"))
+        if OURS not in metadata:
+            raise DatasetError(f"the dataset {name} was not recorded by this program")
+        self.origin = Origin.model_validate(
+            {key: value for key, value in metadata[OURS].items() if key in Origin.model_fields}
+        )
+        # Without its spaces Minari would build the environment that the file names.
+        if not {"observation_space", "action_space"} <= set(metadata):
+            raise ValueError("it does not say what its frames and actions are")
+        self._files = dict(metadata[OURS]["files"])
+        self._storage = MinariStorage.read(folder / DATA)
+        self._require_spaces()
+        attributes = list(self._storage.get_episode_metadata(range(metadata["total_episodes"])))
+        self.lengths = [int(each["total_steps"]) for each in attributes]
+        self._seeds = [each.get("seed") for each in attributes]
+        self._skipped = [int(each.get(SKIPPED, 0)) for each in attributes]
+        self.size = sum(path.stat().st_size for path in (folder / DATA).iterdir())
+        if not self.lengths or min(self.lengths) < 1 or sum(self.lengths) != self._declared():
+            raise ValueError("the lengths of its episodes are not what it declares")
+        if any(self._skipped[1:]) or self._skipped[0] < 0:
+            raise ValueError("only its first episode may lack its beginning")
+
+    def __repr__(self) -> str:
+        counts = f"{len(self)} episodes, {self.transitions:,} transitions"
+        return f"<Dataset {self.name}: {counts}, {self.size / 1e9:.2f} GB>"
+
+    def __len__(self) -> int:
+        """Episodes."""
+        return len(self.lengths)
+
+    @property
+    def transitions(self) -> int:
+        return sum(self.lengths)
+
+    def require(self, **wanted: Any) -> None:
+        """`DatasetError` unless its origin has these values, such as `render_size=100`."""
+        for key, value in wanted.items():
+            found = getattr(self.origin, key)
+            if found != value:
+                raise DatasetError(f"the dataset {self.name} has {key}={found}, and not {value}")
+
+    def verify(self) -> None:
+        """`DatasetError` unless its files are what was recorded, byte for byte."""
+        with refusing(self.name):
+            if digests(self.folder / DATA) != self._files:
+                raise ValueError("its files are damaged, or were changed after the recording")
+
+    def episodes(self) -> Iterator[Episode]:
+        """All episodes in their order, read one at a time.
+
+        Raises:
+            DatasetError: one of them cannot be read or has other sizes than the dataset declares.
+        """
+        with refusing(self.name):
+            contents = self._storage.get_episodes(range(len(self)))
+            for number, content in enumerate(contents):
+                yield self._episode(number, content)
+
+    def replay(
+        self,
+        *,
+        capacity: int | None = None,
+        frame_stack: int | None = None,
+        device: torch.device | None = None,
+        target: torch.device | None = None,
+    ) -> ReplayBuffer:
+        """A replay buffer that holds all transitions, to sample from and to add others to.
+
+        It draws no transition whose frame stack would reach back beyond the first known frame of
+        its episode. An episode that lacks its beginning loses `frame_stack - 1` in this way.
+
+        Args:
+            capacity: of the buffer in transitions; None: as many as there are.
+            frame_stack: S; None: that of the agent that acted.
+            device, target: see `ReplayBuffer`.
+
+        Raises:
+            DatasetError: the dataset is damaged. ValueError: the capacity is too small.
+            MemoryError: it does not fit into memory; nothing has been allocated then.
+        """
+        stack = integer("frame_stack", frame_stack or self.origin.frame_stack)
+        first = self._skipped[0]  # number of the first frame, in an episode that begins at frame 0
+        lost = min(stack - 1, self.lengths[0]) if first else 0
+        kept, frames = self.transitions - lost, self.transitions + len(self)
+        capacity = max(1, kept) if capacity is None else integer("capacity", capacity)
+        if capacity < kept:
+            raise ValueError(
+                f"the dataset {self.name} has {kept} transitions, and a replay buffer of "
+                f"capacity={capacity} would not hold them"
+            )
+        log.info(
+            "dataset %s: %d episodes, %d transitions, %.2f GB on the disk",
+            *(self.name, len(self), self.transitions, self.size / 1e9),
+        )
+        buffer = ReplayBuffer(
+            capacity=capacity,
+            frame_size=self.origin.render_size,
+            action_dim=self.origin.action_dim,
+            frame_stack=stack,
+            device=device,
+            target=target,
+        )
+        self.verify()
+        counters = {
+            "written": first + frames,
+            "first": 0,
+            "last": kept,
+            "episode_start": first + frames - self.lengths[-1] - 1 if len(self) > 1 else 0,
+            "rows": max(buffer.rows, frames),
+            "oldest": first,
+        }
+        buffer.restore(self._segments(), counters)
+        return buffer
+
+    def _segments(self) -> Iterator[dict[str, Any]]:
+        """Each episode as the replay buffer exports frames: with a frame lies what led to it."""
+        number = self._skipped[0]
+        for episode in self.episodes():
+            count = len(episode) + 1
+            action = torch.zeros(count, self.origin.action_dim)
+            action[1:] = torch.from_numpy(episode.actions)
+            reward = torch.zeros(count, 1)
+            reward[1:, 0] = torch.from_numpy(episode.rewards)
+            terminated = torch.zeros(count, 1, dtype=torch.bool)
+            terminated[-1] = episode.terminated
+            yield {
+                "first": number,
+                "frames": torch.from_numpy(episode.frames),
+                "action": action,
+                "reward": reward,
+                "terminated": terminated,
+                "start": torch.full((count,), number - episode.skipped, dtype=torch.int64),
+            }
+            number += count
+
+    def _episode(self, number: int, content: Mapping[str, Any]) -> Episode:
+        length = self.lengths[number]
+        ends = {}
+        for column, wanted in (("terminations", "terminated"), ("truncations", "truncated")):
+            flags = content[column]
+            if flags.dtype != bool or flags.shape != (length,) or flags[:-1].any():
+                raise ValueError(f"the {column} of one of its episodes are not one end at its end")
+            ends[wanted] = bool(flags[-1])
+        episode = Episode(
+            content["observations"],
+            content["actions"],
+            content["rewards"],
+            seed=self._seeds[number],
+            skipped=self._skipped[number],
+            **ends,
+        )
+        if len(episode) != length:
+            raise ValueError(f"one of its episodes has {len(episode)} transitions, not {length}")
+        require_sizes(episode, self.origin)
+        return episode
+
+    def _require_spaces(self) -> None:
+        """What Minari knows of frames and actions is what the origin says."""
+        wanted = {
+            "observation_space": frame_space(self.origin.render_size),
+            "action_space": action_space(self.origin.action_dim),
+        }
+        for name, space in wanted.items():
+            found = getattr(self._storage, name)
+            if found != space:
+                raise ValueError(f"its {name.replace('_', ' ')} is {found}, and not {space}")
+
+    def _declared(self) -> int:
+        return int(self._storage.total_steps)
+
+
+def read(name: str) -> Dataset:
+    """Find a local dataset. Its episodes are not read yet.
+
+    Raises:
+        DatasetError: there is none of this name, or it is damaged, or of another program.
+    """
+    folder = place(name)
+    if not folder.is_dir():
+        near = difflib.get_close_matches(name, local_names(), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}" if near else ""
+        raise DatasetError(f"there is no dataset {name} in {root()}{hint}")
+    with refusing(name):
+        return Dataset(name, folder)
+
+
+@contextlib.contextmanager
+def refusing(name: str) -> Iterator[None]:
+    """Whatever a damaged dataset makes Minari, HDF5 or NumPy raise becomes a `DatasetError`."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, (OURS, *first["loc"])))
+        cause = f"{key} of its metadata: {first['msg']}"
+    except (OSError, ValueError) as error:
+        cause = str(error)
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        cause = repr(error)
+    except (AssertionError, RuntimeError, RecursionError) as error:
+        cause = repr(error)
+    else:
+        return
+    raise DatasetError(f"the dataset {name} cannot be read: {' '.join(cause.split())[:300]}")
+
+
+# -- out of a replay buffer ------------------------------------------------------------------------
+
+
+def episodes_of(replay: ReplayBuffer, *, over: bool) -> Iterator[Episode]:
+    """The episodes in a replay buffer, oldest first; the oldest may lack its beginning.
+
+    They hold every transition that can be drawn. A frame that no transition has is left out.
+
+    Args:
+        over: whether the newest episode has ended. Any other episode has: one that was not
+            terminated was truncated.
+    """
+    numbers = np.arange(replay.oldest_needed(), replay.written)
+    starts = replay.start.cpu().numpy()[numbers % replay.rows]
+    edges = [0, *(np.flatnonzero(np.diff(starts)) + 1), len(numbers)]
+    for begin, end in itertools.pairwise(edges):
+        if end - begin < 2:
+            continue
+        first, last = int(numbers[begin]), int(numbers[end - 1]) + 1
+        part = replay.export(first, last)
+        terminated = bool(part["terminated"][-1])
+        yield Episode(
+            part["frames"].numpy(),
+            part["action"][1:].numpy(),
+            part["reward"][1:, 0].numpy(),
+            terminated=terminated,
+            truncated=not terminated and (over or last < replay.written),
+            skipped=first - int(starts[begin]),
+        )

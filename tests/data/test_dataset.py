@@ -1,0 +1,450 @@
+"""Datasets: what comes out of one is what went in, and what is damaged is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import minari
+import numpy as np
+import pytest
+import torch
+from minari.storage.datasets_root_dir import get_dataset_path
+
+from curl.data import dataset as datasets
+from curl.data import replay
+from curl.data.batch import FrameStacks
+from curl.data.dataset import Dataset, DatasetError, Episode
+from curl.data.replay import ReplayBuffer
+from support.datasets import ACTIONS, episode, origin
+
+EDGE = 8
+NAME = "sound/test-v0"
+LENGTHS = [7, 1, 12, 3, 9]
+ENDS = ["truncated", "terminated", "terminated", "truncated", ""]
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Datasets of the test."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    return tmp_path / "datasets"
+
+
+def some_episodes(edge: int = EDGE, skipped: int = 0) -> list[Episode]:
+    firsts = [skipped, *[0] * len(LENGTHS)]
+    kinds = enumerate(zip(LENGTHS, ENDS, firsts, strict=False))
+    return [episode(i, n, edge, ends=end, skipped=first) for i, (n, end, first) in kinds]
+
+
+@pytest.fixture
+def made() -> Dataset:
+    return datasets.write(NAME, some_episodes(), origin(EDGE))
+
+
+def assert_same(found: list[Episode], wanted: list[Episode]) -> None:
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        for column in ("frames", "actions", "rewards"):
+            ours, theirs = getattr(one, column), getattr(other, column)
+            assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs), column
+        for fact in ("terminated", "truncated", "seed", "skipped"):
+            assert getattr(one, fact) == getattr(other, fact), fact
+
+
+# -- what goes in comes out ------------------------------------------------------------------------
+
+
+def test_episodes_come_back_as_they_were(made: Dataset) -> None:
+    found = datasets.read(NAME)
+    assert_same(list(found.episodes()), some_episodes())
+    assert found.origin == origin(EDGE) and found.lengths == LENGTHS
+    assert (len(found), found.transitions) == (5, 32)
+    assert found.size == sum(f.stat().st_size for f in (found.folder / "data").iterdir()) > 0
+
+
+def test_frames_that_minari_would_compress_keep_every_pixel() -> None:
+    noise = np.random.default_rng(0).integers(256, size=(4, 40, 40, 3), dtype=np.uint8)
+    calm = np.zeros((3, ACTIONS), np.float32)
+    one = Episode(noise, calm, np.zeros(3, np.float32), terminated=False, truncated=True)
+    (found,) = datasets.write(NAME, [one], origin(40)).episodes()
+    assert np.array_equal(found.frames, noise)
+
+
+def test_minari_reads_what_was_written(made: Dataset) -> None:
+    assert list(minari.list_local_datasets()) == [NAME] == datasets.local_names()
+    found = minari.load_dataset(NAME)
+    assert (found.total_episodes, found.total_steps) == (5, 32)
+    for one, other in zip(found, some_episodes(), strict=True):
+        assert np.array_equal(one.observations, other.frames)
+        assert np.array_equal(one.actions, other.actions)
+        assert np.array_equal(one.rewards, other.rewards)
+        assert one.terminations.tolist() == [False] * (len(other) - 1) + [other.terminated]
+        assert one.truncations.tolist() == [False] * (len(other) - 1) + [other.truncated]
+        assert repr(one)
+
+
+@pytest.mark.parametrize("chosen", ["somewhere", None])
+def test_datasets_lie_where_minari_has_them(
+    chosen: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("MINARI_DATASETS_PATH")
+    if chosen is not None:
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / chosen))
+    here = datasets.place(NAME)
+    assert not list(tmp_path.iterdir()), "looking for a dataset makes no folder"
+    assert here == get_dataset_path(NAME)
+
+
+def test_a_relative_place_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "here")
+    made = datasets.write(NAME, some_episodes(), origin(EDGE))
+    assert made.folder == tmp_path / "here" / NAME and made.folder.is_dir()
+    assert_same(list(made.episodes()), some_episodes())
+
+
+# -- out of a replay buffer, and into one ----------------------------------------------------------
+
+
+def shown(stacks: FrameStacks) -> list[list[tuple[int, int]]]:
+    """For each stack the (episode, step) that its frames show, oldest first."""
+    pixels = stacks.frames[stacks.indices].long()  # [B, S, H, W, 3]
+    assert (pixels == pixels[:, :, :1, :1]).all()
+    return [[(int(f[0]), int(f[1])) for f in stack] for stack in pixels[:, :, 0, 0]]
+
+
+def transitions(buffer: ReplayBuffer) -> dict[tuple[int, int], Any]:
+    """All that can be drawn: the (episode, step) of next_obs -> obs, action, reward and end."""
+    numbers = torch.arange(buffer.first, buffer.last)
+    after = buffer.arrivals[numbers % buffer.capacity]
+    row = after % buffer.rows
+    before, behind = shown(buffer.stacks(after - 1)), shown(buffer.stacks(after))
+    values = zip(
+        before,
+        behind,
+        buffer.action[row].tolist(),
+        buffer.reward[row].tolist(),
+        buffer.terminated[row].tolist(),
+        strict=True,
+    )
+    return {each[1][-1]: each for each in values}
+
+
+def filled(lengths: list[int], ends: list[str], capacity: int, stack: int) -> ReplayBuffer:
+    buffer = ReplayBuffer(capacity=capacity, frame_size=EDGE, action_dim=ACTIONS, frame_stack=stack)
+    for number, (steps, end) in enumerate(zip(lengths, ends, strict=True)):
+        one = episode(number, max(steps, 1), EDGE, ends=end)
+        buffer.begin(one.frames[0])
+        for i in range(steps):
+            over = one.terminated and i == steps - 1
+            buffer.add(one.actions[i], float(one.rewards[i]), over, one.frames[i + 1])
+    return buffer
+
+
+@pytest.mark.parametrize("stack", [1, 2, 3, 4])
+@pytest.mark.parametrize("capacity", [3, 8, 12, 13, 17, 20, 28, 40])
+@pytest.mark.parametrize("last", [0, 1, 9])
+def test_a_replay_buffer_survives_the_round_trip(stack: int, capacity: int, last: int) -> None:
+    """Frames, actions, rewards, ends and episode starts, also where the ring has wrapped.
+
+    The ring begins in the middle of an episode then. The rebuilt one draws what the ring drew. At
+    the beginning of an episode the ring may hold some older transitions that it no longer draws,
+    and these are drawn again.
+    """
+    lengths, ends = [*LENGTHS[:4], last], ENDS
+    source = filled(lengths, ends, capacity, stack)
+    facts = origin(EDGE, frame_stack=stack)
+    found = list(datasets.episodes_of(source, over=False))
+    loaded = datasets.write(NAME, found, facts).replay()
+    wanted, held = transitions(source), transitions(loaded)
+    assert len(wanted) == len(source) == min(capacity, sum(lengths))
+    assert wanted.items() <= held.items()
+    history = transitions(filled(lengths, ends, 1000, stack))
+    extra = held.keys() - wanted.keys()
+    assert len(extra) < stack and all(held[key] == history[key] for key in extra)
+    again = list(datasets.episodes_of(loaded, over=False))
+    for one, other in zip(again, found, strict=True):
+        assert np.array_equal(one.frames, other.frames)
+        assert np.array_equal(one.actions, other.actions)
+        assert np.array_equal(one.rewards, other.rewards)
+        assert (one.terminated, one.skipped) == (other.terminated, other.skipped)
+        assert one.truncated == other.truncated or (one is again[-1] and not last)
+
+
+def test_ends_are_those_of_the_run() -> None:
+    """Episodes that were not terminated were truncated, but the one that was going on."""
+    source = filled(LENGTHS, ENDS, 100, 3)
+    for over, last in ((False, (False, False)), (True, (False, True))):
+        found = list(datasets.episodes_of(source, over=over))
+        ends = [(one.terminated, one.truncated) for one in found]
+        assert ends == [(False, True), (True, False), (True, False), (False, True), last]
+        assert all(one.seed is None and not one.skipped for one in found)
+        assert [one.whole for one in found] == [True] * 4 + [over]
+    assert list(datasets.episodes_of(filled([], [], 5, 3), over=True)) == []
+
+
+@pytest.mark.parametrize("skipped", [0, 5])
+@pytest.mark.parametrize("stack", [1, 2, 3])
+def test_batches_are_what_the_episodes_say(stack: int, skipped: int) -> None:
+    """Stacks and what comes later, also across the ends of episodes, against plain lists."""
+    episodes = some_episodes(skipped=skipped)
+    datasets.write(NAME, episodes, origin(EDGE))
+    buffer = datasets.read(NAME).replay(frame_stack=stack)
+    offsets = (1, 2, 3, 5)
+    batch = buffer.sample(3000, torch.Generator().manual_seed(0), offsets)
+    seen = set()
+    for row, (obs, behind) in enumerate(zip(shown(batch.obs), shown(batch.next_obs), strict=True)):
+        number, step = behind[-1]
+        one, at = episodes[number], step - episodes[number].skipped  # frames[at] is next_obs
+        seen.add((number, step))
+
+        def stack_at(at: int, one: Episode = one) -> list[tuple[int, int]]:
+            places = [max(i, 0) for i in range(at - stack + 1, at + 1)]
+            return [(int(x), int(y)) for x, y in one.frames[places, 0, 0, :2]]
+
+        assert obs == stack_at(at - 1) and behind == stack_at(at)
+        if one.skipped:
+            assert at >= stack, "a stack would reach back before the first known frame"
+        assert batch.action[row].tolist() == one.actions[at - 1].tolist()
+        assert batch.reward[row].item() == one.rewards[at - 1]
+        assert batch.terminated[row].item() == (one.terminated and at == len(one))
+        for offset in offsets:
+            later, place = batch.future[offset], min(at - 1 + offset, len(one))
+            assert shown(later.obs[row : row + 1])[0] == stack_at(place)
+            reached = at - 1 + offset <= len(one)
+            assert later.valid[row].item() == reached
+            if reached:
+                assert later.action[row].tolist() == one.actions[place - 1].tolist()
+                assert later.reward[row].item() == one.rewards[place - 1]
+                assert later.terminated[row].item() == (one.terminated and place == len(one))
+    lost = min(stack - 1, LENGTHS[0]) if skipped else 0
+    assert len(seen) == len(buffer) == sum(LENGTHS) - lost
+
+
+def test_a_loaded_buffer_takes_more_transitions(made: Dataset) -> None:
+    buffer = made.replay(capacity=40)
+    before = transitions(buffer)
+    more = episode(9, 20, EDGE)
+    buffer.begin(more.frames[0])
+    for i in range(8):
+        buffer.add(more.actions[i], float(more.rewards[i]), False, more.frames[i + 1])
+    assert len(buffer) == 40 and before.items() <= transitions(buffer).items()
+    for i in range(8, 20):
+        buffer.add(more.actions[i], float(more.rewards[i]), False, more.frames[i + 1])
+    held = transitions(buffer)
+    assert len(buffer) == len(held) == 40
+    assert all(held[9, step][3] == [more.rewards[step - 1]] for step in range(1, 21))
+
+
+def test_sizes_are_told_before_anything_is_allocated(
+    made: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(replay, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(ReplayBuffer, "_columns", lambda *_: pytest.fail("was allocated"))
+    with caplog.at_level("INFO", "curl"), pytest.raises(MemoryError, match="GB are free"):
+        made.replay()
+    assert "dataset sound/test-v0: 5 episodes, 32 transitions, 0.00 GB on the disk" in caplog.text
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "x",
+        "expert",
+        "expert-v",
+        "a/expert-v0",
+        "../expert-v0",
+        "/expert-v0",
+        "e x-v0",
+        "aa//expert-v0",
+        "expert-v0/",
+        "expert-v0\n",
+        "hf://aa/expert-v0",
+        "expert-v-1",
+    ],
+)
+def test_what_is_no_name_is_refused(name: str, root: Path) -> None:
+    for use in (datasets.read, datasets.require_free):
+        with pytest.raises(DatasetError, match="is no name of a dataset: names are like"):
+            use(name)
+    assert not root.exists()
+
+
+def test_a_missing_dataset_is_refused(made: Dataset) -> None:
+    with pytest.raises(DatasetError, match=r"no dataset sound/tset-v0 .* did you mean sound/test-"):
+        datasets.read("sound/tset-v0")
+
+
+def test_a_dataset_is_not_overwritten(made: Dataset, root: Path) -> None:
+    before = sorted(root.rglob("*"))
+    with pytest.raises(DatasetError, match="the dataset sound/test-v0 exists already"):
+        datasets.write(NAME, [], origin(EDGE))
+    assert sorted(root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("full"), ArithmeticError("joint")])
+def test_a_recording_that_fails_leaves_nothing(root: Path, error: Any) -> None:
+    def failing() -> Iterator[Episode]:
+        yield from some_episodes()
+        raise error
+
+    with pytest.raises(error if isinstance(error, type) else type(error)):
+        datasets.write(NAME, failing(), origin(EDGE))
+    assert not list(root.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("episodes", "said"),
+    [
+        ([], "there is no episode to write"),
+        ([episode(0, 3, EDGE), episode(1, 3, EDGE + 1)], "frames of 9 pixels"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(episodes: Any, said: str, root: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        datasets.write(NAME, episodes, origin(EDGE))
+    assert not list(root.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"frames": np.zeros((4, EDGE, EDGE, 3), np.uint8)}, "frames of an episode of 2"),
+        ({"frames": np.zeros((3, EDGE, EDGE + 1, 3), np.uint8)}, "frames of an episode"),
+        ({"frames": np.zeros((3, 3, EDGE, EDGE), np.uint8)}, "frames of an episode"),
+        ({"frames": np.zeros((3, EDGE, EDGE, 3), np.float32)}, "frames of an episode"),
+        ({"actions": np.zeros((2, 2), np.float64)}, "the actions of an episode .* float32"),
+        ({"actions": np.zeros(2, np.float32)}, "the actions of an episode"),
+        ({"actions": np.full((2, 2), 1.5, np.float32)}, r"must lie in \[-1, 1\]"),
+        ({"actions": np.full((2, 2), np.nan, np.float32)}, r"must lie in \[-1, 1\]"),
+        ({"rewards": np.full(2, np.inf, np.float32)}, "rewards of an episode must be finite"),
+        ({"rewards": np.zeros((2, 1), np.float32)}, "the rewards of an episode"),
+        ({"rewards": np.zeros(0, np.float32)}, "at least one transition"),
+    ],
+)
+def test_what_is_no_episode_is_refused(change: dict[str, Any], said: str) -> None:
+    content = {
+        "frames": np.zeros((3, EDGE, EDGE, 3), np.uint8),
+        "actions": np.zeros((2, 2), np.float32),
+        "rewards": np.zeros(2, np.float32),
+        "terminated": False,
+        "truncated": True,
+    }
+    Episode(**content)
+    with pytest.raises(ValueError, match=said):
+        Episode(**content | change)
+
+
+def test_a_dataset_of_other_sizes_is_refused(made: Dataset) -> None:
+    made.require(render_size=EDGE, action_dim=ACTIONS, action_repeat=1)
+    with pytest.raises(DatasetError, match="sound/test-v0 has render_size=8, and not 84"):
+        made.require(render_size=84)
+    with pytest.raises(ValueError, match=r"32 transitions, and .*capacity=31 would not hold them"):
+        made.replay(capacity=31)
+
+
+def metadata(change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def damage(data: Path) -> None:
+        content = json.loads((data / "metadata.json").read_text())
+        change(content)
+        (data / "metadata.json").write_text(json.dumps(content))
+
+    return damage
+
+
+def content(change: Callable[[Any], Any], *, known: bool = True) -> Callable[[Path], None]:
+    """Change what the HDF5 file holds; `known`: and its checksum with it."""
+
+    def damage(data: Path) -> None:
+        with h5py.File(data / "main_data.hdf5", "a") as file:
+            change(file)
+        if known:
+            metadata(lambda m: m["curl"].update(files=datasets.digests(data)))(data)
+
+    return damage
+
+
+def replaced(column: str, values: Any) -> Callable[[Any], None]:
+    def change(file: Any) -> None:
+        del file["episode_2"][column]
+        file["episode_2"][column] = values
+
+    return change
+
+
+def cut(data: Path) -> None:
+    path = data / "main_data.hdf5"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no metadata": (lambda data: (data / "metadata.json").unlink(), "metadata.json"),
+    "garbled metadata": (lambda data: (data / "metadata.json").write_text("{"), "Expecting"),
+    "no object": (lambda data: (data / "metadata.json").write_text("[]"), "not recorded by this"),
+    "another program's": (metadata(lambda m: m.pop("curl")), "was not recorded by this program"),
+    "no size": (metadata(lambda m: m["curl"].pop("render_size")), "curl.render_size"),
+    "wrong size": (metadata(lambda m: m["curl"].update(render_size=9)), "observation space is Box"),
+    "wrong type": (metadata(lambda m: m["curl"].update(frame_stack="3")), "curl.frame_stack"),
+    "wrong actions": (metadata(lambda m: m["curl"].update(action_dim=3)), "action space is Box"),
+    "no spaces": (metadata(lambda m: m.pop("action_space")), "what its frames and actions are"),
+    "garbled space": (metadata(lambda m: m.update(action_space="{}")), "cannot be read"),
+    "other format": (metadata(lambda m: m.update(data_format="csv")), "csv"),
+    "too many episodes": (metadata(lambda m: m.update(total_episodes=6)), "episode_5"),
+    "too few episodes": (metadata(lambda m: m.update(total_episodes=4)), "lengths of its episodes"),
+    "no episodes": (metadata(lambda m: m.update(total_episodes=0)), "lengths of its episodes"),
+    "no file": (lambda data: (data / "main_data.hdf5").unlink(), "No data found"),
+    "half a file": (cut, "truncated file"),
+    "no HDF5": (lambda data: (data / "main_data.hdf5").write_bytes(b"garbled"), "cannot be read"),
+    "another length": (
+        content(lambda file: file["episode_1"].attrs.update(total_steps=2)),
+        "lengths of its episodes",
+    ),
+    "a late beginning": (
+        content(lambda file: file["episode_1"].attrs.update(skipped_steps=2)),
+        "only its first episode may lack its beginning",
+    ),
+    "a changed pixel": (
+        content(
+            lambda file: file["episode_1/observations"].write_direct(
+                np.ones((2, EDGE, EDGE, 3), np.uint8)
+            ),
+            known=False,
+        ),
+        "damaged, or were changed",
+    ),
+    "no rewards": (content(lambda file: file["episode_2"].pop("rewards")), "rewards"),
+    "other frames": (
+        content(replaced("observations", np.zeros((13, 3, EDGE, EDGE), np.uint8))),
+        r"frames of an episode of 12",
+    ),
+    "larger frames": (
+        content(replaced("observations", np.zeros((13, 9, 9, 3), np.uint8))),
+        r"frames of 9 pixels",
+    ),
+    "a missing reward": (content(replaced("rewards", np.zeros(11, np.float32))), "11"),
+    "an early end": (
+        content(replaced("terminations", np.ones(12, bool))),
+        "terminations of one of its episodes",
+    ),
+    "large actions": (
+        content(replaced("actions", np.full((12, ACTIONS), 2, np.float32))),
+        r"must lie in \[-1, 1\]",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_dataset_is_refused_in_one_line(made: Dataset, damage: Any, said: str) -> None:
+    damage(made.folder / "data")
+    with pytest.raises(DatasetError, match=said) as caught:
+        datasets.read(NAME).replay()
+    assert NAME in str(caught.value) and "\n" not in str(caught.value)

@@ -1,0 +1,53 @@
+"""Episodes and origins for tests of datasets; their frames show which episode and step it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from curl.data.dataset import Episode, Origin
+
+ACTIONS = 2
+
+
+def origin(edge: int, **changes: Any) -> Origin:
+    facts: dict[str, Any] = {
+        "environment": "Sound-v0",
+        "action_repeat": 1,
+        "render_size": edge,
+        "frame_stack": 3,
+        "action_dim": ACTIONS,
+        "task": {"name": "sound", "kwargs": None},
+        "policy": "mean",
+        "seed": 0,
+        "checkpoint": "runs/sound/checkpoints/state-5.pt",
+        "checkpoint_sha256": "0" * 64,
+        "env_steps": 5,
+    }
+    return Origin(**facts | changes)
+
+
+def episode(number: int, steps: int, edge: int, *, skipped: int = 0, ends: str = "") -> Episode:
+    """Pixels are (episode, step, 0); the action and reward of a step are made from both.
+
+    Args:
+        number: of the episode, below 256.
+        steps: transitions.
+        edge: of a frame.
+        skipped: the step that the first frame shows.
+        ends: terminated or truncated.
+    """
+    step = np.arange(skipped, skipped + steps + 1)
+    frames = np.zeros((steps + 1, edge, edge, 3), np.uint8)
+    frames[..., 0], frames[..., 1] = number, step[:, None, None]
+    value = (number + step[1:] / 256).astype(np.float32) / 256
+    return Episode(
+        frames,
+        np.stack([value, -value], 1),
+        1000 * value,
+        terminated=ends == "terminated",
+        truncated=ends == "truncated",
+        seed=number,
+        skipped=skipped,
+    )
