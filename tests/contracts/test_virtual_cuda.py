@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from curl import augmentations, objectives
 from curl.agents.sac import SAC
+from curl.command.views import resolved
 from curl.data import replay
 from curl.data.batch import Metrics
 from curl.data.replay import ReplayBuffer
@@ -37,7 +37,7 @@ def names(group: str) -> list[str]:
 
 
 def configured(group: str, name: str) -> dict[str, Any]:
-    return yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
+    return resolved(CONFIGS / group / f"{name}.yaml")
 
 
 COMBINATIONS = [
