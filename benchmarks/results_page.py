@@ -151,8 +151,9 @@ def page(presets: Mapping[str, Groups]) -> str:
             parts.append(f"No run of this preset is finished yet: `{command}`.")
             continue
         parts += [_sizes(groups), _table(_beside(groups)), _table(_details(groups))]
-        if told := _told_apart(groups):
-            parts.append("\n".join(told))
+        for told in (_beside_curl(groups), _told_apart(groups)):
+            if told:
+                parts.append("\n".join(told))
         caption = f"Learning curves of the preset {preset}: IQM over seeds, and each seed"
         parts.append(f"![{caption}](results/{preset}.png)")
     return "\n\n".join(parts) + "\n"
@@ -256,6 +257,23 @@ def _machines(curves: Iterable[Curve]) -> str:
             name += f", {threads} thread{'s' * (threads != 1)}"
         found.append(name)
     return "; ".join(dict.fromkeys(found))
+
+
+def _beside_curl(groups: Groups) -> list[str]:
+    """A line about `curl` against CURL's published score on each task that has both."""
+    lines = []
+    for task in _tasks(groups):
+        if (group := groups.get((task, "curl"))) is None or task not in AT_100K["CURL"]:
+            continue
+        score = group.scores.mean()
+        mean, std = AT_100K["CURL"][task]
+        within = "is within one standard deviation of the published score"
+        if score < mean - std:
+            within = "is more than one standard deviation below the published score"
+        elif score > mean + std:
+            within = "is more than one standard deviation above the published score"
+        lines.append(f"- {task}: the mean of `curl`, {score:.0f}, {within}, {mean} ± {std}.")
+    return lines
 
 
 def _told_apart(groups: Groups) -> list[str]:

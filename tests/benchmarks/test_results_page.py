@@ -102,6 +102,22 @@ def test_a_page_says_what_the_curves_say(tmp_path: Path) -> None:
     assert text.count("**Not the paper's agent**") == 1
 
 
+@pytest.mark.parametrize(
+    ("score", "place"),
+    [(435, "is more than one"), (437, "is within"), (727, "is within"), (729, "is more than one")],
+)
+def test_a_page_places_us_beside_the_published_score(
+    tmp_path: Path, score: float, place: str
+) -> None:
+    """CURL has 582 ± 146 on cartpole swing-up."""
+    make_curve(tmp_path, score)
+    make_curve(tmp_path, 900, variant="crop_only")
+    lines = [line for line in page(read_groups(tmp_path)).splitlines() if "582 ± 146." in line]
+    assert len(lines) == 1 and f"the mean of `curl`, {score}, {place}" in lines[0]
+    if "more" in place:
+        assert ("below" in lines[0], "above" in lines[0]) == (score < 582, score > 582)
+
+
 def test_two_curves_alike_cannot_be_told_apart(tmp_path: Path) -> None:
     for seed in (1, 2, 3):
         make_curve(tmp_path, 500 + seed, seed=seed)
