@@ -43,7 +43,7 @@ RUN useradd --create-home --uid 1000 curl \
 # The container toolkit hands over the GPU's compute and, for `graphics`, its EGL driver.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,graphics
 ENV PATH=/opt/curl/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    HOME=/home/curl USER=curl SDL_VIDEODRIVER=dummy
+    HOME=/home/curl USER=curl SDL_VIDEODRIVER=dummy MINARI_DATASETS_PATH=/runs/datasets
 COPY --from=build /opt/curl /opt/curl
 COPY docker-entrypoint LICENSE /app/
 COPY configs /app/configs
