@@ -276,7 +276,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str
         source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            # curl/configs is a link to configs, where the examples go
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, target, symlinks=True, ignore=ignored)
         else:
             shutil.copy2(source, target)
     for name, text in examples().items():
@@ -342,7 +344,7 @@ def test_command(
     if rule.needs:
         pytest.importorskip(rule.needs)
     folder = tmp_path / "project"
-    shutil.copytree(project, folder)
+    shutil.copytree(project, folder, symlinks=True)
     (run,) = (folder / "runs").glob("*/*/seed_*")
     if text == FIRST:
         assert '"evaluation"' in (run / "metrics.jsonl").read_text()
@@ -379,7 +381,7 @@ def test_an_example_program_runs(
     body: str, project: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "project"
-    shutil.copytree(project, folder)
+    shutil.copytree(project, folder, symlinks=True)
     (folder / "example.py").write_text(body, encoding="utf-8")
     finish(start("python example.py", folder, environment))
 
@@ -389,7 +391,7 @@ def test_the_contract_tests_pick_the_examples_up(
     project: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "project"
-    shutil.copytree(project, folder)
+    shutil.copytree(project, folder, symlinks=True)
     names = {Path(name).stem for name in examples() if name.startswith("configs/")}
     out = finish(
         start(f"python -m pytest tests -k {shlex.quote(' or '.join(names))}", folder, environment)
