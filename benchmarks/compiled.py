@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.small import Small
+from benchmarks.small import build_small
 from curl.agents.sac import SAC
 from curl.data.batch import Batch
 from curl.hardware.processor import keep_freed_memory
@@ -26,7 +26,7 @@ ROUNDS, UPDATES = 12, 10
 
 def make() -> tuple[SAC, Batch]:
     """The small agent and a batch of noise."""
-    small = Small(torch.device("cpu"), torch.bfloat16)
+    small = build_small(torch.device("cpu"), torch.bfloat16)
     return small.agent, small.replay.sample(BATCH, small.generator, small.agent.offsets)
 
 

@@ -24,6 +24,7 @@ from benchmarks.floor import Shapes
 from benchmarks.plain import PlainAgent, PlainReplay
 from benchmarks.timing import WARM_UP
 from curl.agents.sac import SAC
+from curl.augmentations.base import Augmentation
 from curl.augmentations.crop import Crop
 from curl.data.replay import ReplayBuffer
 from curl.hardware.device import choose_precision, has_bfloat16, make_current
@@ -94,16 +95,22 @@ class Contender(Protocol):
 
 
 class Ours:
-    """`SAC` with InfoNCE, and `ReplayBuffer`."""
+    """`SAC` with InfoNCE, and `ReplayBuffer`; `view` is a crop unless another one is given."""
 
-    def __init__(self, sizes: Sizes, device: torch.device, keywords: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        sizes: Sizes,
+        device: torch.device,
+        keywords: dict[str, Any],
+        view: Augmentation | None = None,
+    ) -> None:
         self.generator = torch.Generator(device).manual_seed(0)
-        self.crop = Crop(size=sizes.crop)
+        self.view = view or Crop(size=sizes.crop)
         self.agent = SAC(
             channels=3 * sizes.stack,
             action_dim=sizes.action_dim,
-            query=self.crop,
-            key=self.crop,
+            query=self.view,
+            key=self.view,
             objective=InfoNCE(latent_dim=50),
             generator=self.generator,
             hidden_dim=sizes.hidden,
@@ -126,7 +133,7 @@ class Ours:
     def sample(self, batch_size: int) -> Any:
         batch = self.replay.sample(batch_size, self.generator, self.agent.offsets)
         stacks = (batch.obs, batch.next_obs, batch.obs)
-        return batch, [self.crop(stack, self.generator) for stack in stacks]
+        return batch, [self.view(stack, self.generator) for stack in stacks]
 
     def update(self, batch_size: int) -> Any:
         batch = self.replay.sample(batch_size, self.generator, self.agent.offsets)
@@ -181,6 +188,12 @@ def build(name: str, sizes: Sizes, device: torch.device) -> Contender:
         contender: Contender = Plain(sizes, device)
     else:
         contender = Ours(sizes, device, variants(device)[name])
+    fill(contender, sizes)
+    return contender
+
+
+def fill(contender: Contender, sizes: Sizes) -> None:
+    """Fill the replay buffer of a contender with random frames."""
     rng = np.random.default_rng(0)
     for step in range(sizes.transitions):
         if step % EPISODE == 0:
@@ -188,7 +201,6 @@ def build(name: str, sizes: Sizes, device: torch.device) -> Contender:
         frame = rng.integers(0, 256, (sizes.frame, sizes.frame, 3), np.uint8)
         action = rng.uniform(-1, 1, sizes.action_dim).astype(np.float32)
         contender.add(action, float(rng.uniform()), False, frame)
-    return contender
 
 
 class Steps:

@@ -24,7 +24,7 @@ import numpy as np
 import yaml
 
 from benchmarks.cells import ROOT
-from benchmarks.results_page import AT, NONE, PRESETS, read_groups
+from benchmarks.results_page import AT, NONE, PRESETS, read_groups, spread
 from curl import schema
 from curl.command.views import resolved
 from curl.errors import program
@@ -325,11 +325,6 @@ def results() -> str:
                     rows.append([f"`{task}`", *published])
     rows.sort(key=lambda row: row[0])
     return table(["task", "agent", "env steps", "return"], rows)
-
-
-def spread(scores: np.ndarray) -> str:
-    """Mean and sample standard deviation over seeds."""
-    return f"{scores.mean():.0f}" + (f" ± {scores.std(ddof=1):.0f}" if len(scores) > 1 else "")
 
 
 PARTS: Mapping[str, Callable[..., str]] = {

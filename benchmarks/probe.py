@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from curl.agents.sac import SAC
+from curl.command.views import resolved
 from curl.data.replay import ReplayBuffer
 from curl.data.seeding import seed_everything
 from curl.hardware.device import machine
@@ -95,7 +96,7 @@ def make_agent(objective: str, augmentation: str, seed: int) -> SAC:
 
 
 def load(group: str, name: str) -> Any:
-    return OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{name}.yaml"), resolve=True)
+    return resolved(CONFIGS / group / f"{name}.yaml")
 
 
 def scaled(settings: Any) -> Any:

@@ -200,7 +200,8 @@ def _sizes(groups: Groups) -> str:
     return f"Its sizes: {'; '.join(parts)}."
 
 
-def _spread(scores: np.ndarray) -> str:
+def spread(scores: np.ndarray) -> str:
+    """Mean and, with several seeds, their sample standard deviation."""
     std = f" ± {scores.std(ddof=1):.0f}" if len(scores) > 1 else ""
     return f"{scores.mean():.0f}{std}"
 
@@ -217,7 +218,7 @@ def _beside(groups: Groups) -> list[list[str]]:
             group = groups.get((task, variant))
             count = len(group.scores) if group else 0
             cells.append(
-                f"{_spread(group.scores)} ({count} seed{'s' * (count != 1)})" if group else NONE
+                f"{spread(group.scores)} ({count} seed{'s' * (count != 1)})" if group else NONE
             )
         for scores in AT_100K.values():
             cells.append("{} ± {}".format(*scores[task]) if task in scores else NONE)
@@ -239,7 +240,7 @@ def _details(groups: Groups) -> list[list[str]]:
             time = f"{hours:.1f} h" if hours >= 1.5 else f"{60 * hours:.0f} min"
             rows.append(
                 [
-                    *(task, f"`{variant}`", seeds, _spread(group.scores)),
+                    *(task, f"`{variant}`", seeds, spread(group.scores)),
                     *(f"{iqm.value:.0f}{interval}", time, _machines(group.curves)),
                 ]
             )

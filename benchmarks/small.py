@@ -13,66 +13,35 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from benchmarks.contenders import Sizes, build
-from benchmarks.timing import interleave, ratio
-from curl.agents.sac import SAC
+from benchmarks.contenders import Ours, Sizes, build, fill
+from benchmarks.timing import add_allocator, interleave, ratio, use_allocator
 from curl.augmentations.shift import Shift
 from curl.checks import integer
-from curl.data.replay import ReplayBuffer
 from curl.errors import exits_with_one_line
 from curl.hardware.device import choose_device, choose_precision, machine
-from curl.hardware.processor import keep_freed_memory
-from curl.objectives.infonce import InfoNCE
 
-EDGE, HIDDEN = 44, 512  # of experiment=laptop; tests/benchmarks/test_benchmarks.py compares
-STRIDES = (2, 2, 1, 1)
+# As experiment=laptop has them; tests/benchmarks/test_benchmarks.py compares.
+EDGE, HIDDEN, STRIDES, PAD = 44, 512, (2, 2, 1, 1), 2
 
 
-class Small:
-    """The small agent and a replay buffer with noise."""
-
-    def __init__(
-        self, device: torch.device, precision: torch.dtype, transitions: int = 300
-    ) -> None:
-        self.generator = torch.Generator(device).manual_seed(1)
-        frames = np.random.default_rng(0).integers(
-            0, 256, (transitions + 1, EDGE, EDGE, 3), dtype=np.uint8
-        )
-        self.replay = ReplayBuffer(
-            capacity=2000, frame_size=EDGE, action_dim=1, device=device, target=device
-        )
-        self.replay.begin(frames[0])
-        for frame in frames[1:]:
-            self.replay.add(torch.zeros(1), 1.0, False, frame)
-        torch.manual_seed(0)
-        self.agent = SAC(
-            channels=9,
-            action_dim=1,
-            query=Shift(size=EDGE, pad=2),
-            key=Shift(size=EDGE, pad=2),
-            objective=InfoNCE(latent_dim=50),
-            generator=self.generator,
-            precision=precision,
-            strides=STRIDES,
-            hidden_dim=HIDDEN,
-            convolution_init="orthogonal",
-        )
-
-    def update(self, batch_size: int) -> None:
-        """Sample, and learn from it once."""
-        self.agent.update(self.replay.sample(batch_size, self.generator, self.agent.offsets))
+def build_small(device: torch.device, precision: torch.dtype) -> Ours:
+    """The small agent, with a replay buffer full of random frames."""
+    sizes = Sizes(frame=EDGE, crop=EDGE, hidden=HIDDEN, transitions=300)
+    keywords = {"precision": precision, "strides": STRIDES, "convolution_init": "orthogonal"}
+    torch.manual_seed(0)
+    small = Ours(sizes, device, keywords, view=Shift(size=EDGE, pad=PAD))
+    fill(small, sizes)
+    return small
 
 
 def run(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device)
-    if arguments.allocator == "kept":
-        keep_freed_memory()
+    use_allocator(arguments.allocator)
     batch_size = integer("--batch", arguments.batch)
     plain = build("plain", Sizes(transitions=300), device)
-    small = Small(device, choose_precision("auto", device))
+    small = build_small(device, choose_precision("auto", device))
     timings = interleave(
         {
             "plain, the paper's sizes": functools.partial(plain.update, batch_size),
@@ -107,12 +76,7 @@ def command_line(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=128, help="of both; default: 128")
     parser.add_argument("--seconds", type=float, default=60.0, help="of measuring; default: 60")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
-    parser.add_argument(
-        "--allocator",
-        choices=("kept", "default"),
-        default="kept",
-        help="whether freed memory is kept, as a run does; of both; default: kept",
-    )
+    add_allocator(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
     return parser.parse_args(argv)
 

@@ -37,7 +37,7 @@ from benchmarks.contenders import (
 )
 from benchmarks.floor import Machine, floor, measure_machine
 from benchmarks.tables import RATIOS, show
-from benchmarks.timing import Timing, interleave, ratio
+from benchmarks.timing import Timing, add_allocator, interleave, ratio, use_allocator
 from curl.errors import exits_with_one_line
 from curl.hardware.device import (
     OpenGLError,
@@ -47,7 +47,6 @@ from curl.hardware.device import (
     make_current,
     renders_in_software,
 )
-from curl.hardware.processor import keep_freed_memory
 
 OTHER_SHADOWS = "plain, own shadows"
 
@@ -250,13 +249,7 @@ def command_line() -> argparse.Namespace:
         help="of ours, besides train.py's choice; default: all, with --quick none",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
-    parser.add_argument(
-        "--allocator",
-        choices=("kept", "default"),
-        default="kept",
-        help="whether freed memory is kept, as a run does, or given back, as glibc does; both "
-        "sides have the same; default: kept",
-    )
+    add_allocator(parser)
     arguments = parser.parse_args()
     if min(arguments.batch or [1]) < 1:
         parser.error("--batch must be integers >= 1")
@@ -270,8 +263,7 @@ def run(arguments: argparse.Namespace) -> int:
     logging.getLogger("curl").setLevel(logging.WARNING)  # one line a replay buffer is too many
     device = choose_device(arguments.device)
     make_current(device)
-    if arguments.allocator == "kept":
-        keep_freed_memory()
+    use_allocator(arguments.allocator)
     wanted = arguments.variants
     if wanted is None:
         wanted = [] if arguments.quick else list(VARIANTS)

@@ -5,6 +5,7 @@ A sample is the mean of enough calls in a row to be worth timing; a ratio is tak
 
 from __future__ import annotations
 
+import argparse
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+
+from curl.hardware.processor import keep_freed_memory
 
 WARM_UP = {"cpu": 1, "cuda": 8}  # periods before timing begins: caches, cuDNN; capture needs 4
 
@@ -103,3 +106,20 @@ def timed(function: Callable[[], object], calls: int, device: torch.device) -> f
     for _ in range(calls):
         function()
     return time.perf_counter() - began
+
+
+def add_allocator(parser: argparse.ArgumentParser) -> None:
+    """The option that says what becomes of freed memory, for `use_allocator`."""
+    parser.add_argument(
+        "--allocator",
+        choices=("kept", "default"),
+        default="kept",
+        help="whether freed memory is kept, as a run does, or given back, as glibc does; both "
+        "sides have the same; default: kept",
+    )
+
+
+def use_allocator(name: str) -> None:
+    """Keep freed memory if it is `kept`; call before the first tensor."""
+    if name == "kept":
+        keep_freed_memory()

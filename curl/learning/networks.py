@@ -7,6 +7,7 @@ plain reference and stopping a gradient is a `detach()` at the call.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -123,6 +124,7 @@ def convolve_and_rectify(layer: nn.Conv2d, x: Tensor) -> Tensor:
     return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, "relu", [], "")
 
 
+@functools.cache
 def fused_on_cuda(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether convolutions here are `RectifiedConvolution`s: on NVIDIA GPUs that know bfloat16."""
     return (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 from curl.agents.drqv2 import DrQV2
+from curl.agents.sac import SAC
 from support.probes import (
     BLACK,
     GREY,
@@ -54,8 +55,7 @@ def test_the_value_is_read_off_the_frame(contrast: bool) -> None:
     assert q_value(agent, BLACK) == pytest.approx(-1, abs=VALUE)
 
 
-@sac_and_curl
-def test_a_later_reward_is_discounted_and_the_stack_remembers_it(contrast: bool) -> None:
+def require_delayed_values(kind: type[SAC | DrQV2], contrast: bool) -> None:
     agent = learn(
         Delayed,
         updates=300,
@@ -63,11 +63,17 @@ def test_a_later_reward_is_discounted_and_the_stack_remembers_it(contrast: bool)
         frame_stack=2,
         contrast=contrast,
         learning_rate=1e-3,  # at 3e-3 the contrastive loss shakes the values
+        kind=kind,
     )
     assert q_value(agent, WHITE, WHITE) == pytest.approx(0.6, abs=VALUE)
     assert q_value(agent, BLACK, BLACK) == pytest.approx(-0.6, abs=VALUE)
     assert q_value(agent, WHITE, GREY) == pytest.approx(1, abs=VALUE)
     assert q_value(agent, BLACK, GREY) == pytest.approx(-1, abs=VALUE)
+
+
+@sac_and_curl
+def test_a_later_reward_is_discounted_and_the_stack_remembers_it(contrast: bool) -> None:
+    require_delayed_values(SAC, contrast)
 
 
 @pytest.mark.slow
@@ -109,19 +115,7 @@ def test_drqv2_a_truncated_step_is_worth_what_would_follow(discount: float) -> N
 
 @drqv2
 def test_drqv2_a_later_reward_is_discounted_and_the_stack_remembers_it(contrast: bool) -> None:
-    agent = learn(
-        Delayed,
-        updates=300,
-        discount=0.6,
-        frame_stack=2,
-        contrast=contrast,
-        learning_rate=1e-3,
-        kind=DrQV2,
-    )
-    assert q_value(agent, WHITE, WHITE) == pytest.approx(0.6, abs=VALUE)
-    assert q_value(agent, BLACK, BLACK) == pytest.approx(-0.6, abs=VALUE)
-    assert q_value(agent, WHITE, GREY) == pytest.approx(1, abs=VALUE)
-    assert q_value(agent, BLACK, GREY) == pytest.approx(-1, abs=VALUE)
+    require_delayed_values(DrQV2, contrast)
 
 
 @drqv2

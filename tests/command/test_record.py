@@ -21,8 +21,7 @@ from curl.data.seeding import Stream, episode_seed
 from curl.errors import exits_with_one_line
 from curl.run.recording import POLICIES, saved_replay
 from support import faulty
-from support.datasets import episode, origin
-from support.faulty_runs import run as train
+from support.datasets import episode, origin, train_into_an_episode
 
 Typed = Callable[..., tuple[int, str, str]]
 NAME = "sound/test-v0"
@@ -32,8 +31,7 @@ NAME = "sound/test-v0"
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose third episode of 20 steps is going on."""
     folder = tmp_path_factory.mktemp("made") / "run"
-    done = train(folder, env_steps=50, eval_every=1000, replay__capacity=35)
-    assert done.returncode == 0, done.stderr
+    train_into_an_episode(folder)
     return folder
 
 

@@ -15,7 +15,7 @@ from curl.data.seeding import Stream, episode_seed
 from curl.run import recording
 from curl.run.checkpoint import CheckpointError, read_state, save_file, sha256
 from support import faulty  # noqa: F401  registers the environment
-from support.faulty_runs import run as train
+from support.datasets import train_into_an_episode
 
 EPISODES = 3
 
@@ -24,8 +24,7 @@ EPISODES = 3
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose ring has wrapped, and whose third episode of 20 steps is going on."""
     folder = tmp_path_factory.mktemp("made") / "run"
-    done = train(folder, env_steps=50, eval_every=1000, replay__capacity=35)
-    assert done.returncode == 0, done.stderr
+    train_into_an_episode(folder)
     return folder
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from curl.data.dataset import Episode, Origin
+from support.faulty_runs import run as train
 
 ACTIONS = 2
 
@@ -26,6 +28,12 @@ def origin(edge: int, **changes: Any) -> Origin:
         "env_steps": 5,
     }
     return Origin(**facts | changes)
+
+
+def train_into_an_episode(folder: Path) -> None:
+    """Make a run whose ring has wrapped, and whose third episode of 20 steps is going on."""
+    done = train(folder, env_steps=50, eval_every=1000, replay__capacity=35)
+    assert done.returncode == 0, done.stderr
 
 
 def episode(number: int, steps: int, edge: int, *, skipped: int = 0, ends: str = "") -> Episode:
