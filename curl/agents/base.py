@@ -9,11 +9,18 @@ keywords, and those of these parts that it names (`curl/run/build.py` offers the
     objective           Objective or None
     generator           torch.Generator; its device is where the agent lives
     precision           torch.dtype of convolutions and hidden layers
+    pretrained          Mapping[str, Tensor] or None, weights that the trunk begins with
+    frozen              bool, whether nothing ever trains the trunk
     updates_per_step    float, updates that the loop makes per agent step
 
 What agents are made of is in `curl/learning`: networks, optimisers, noise and autocast, n-step
 returns, the contrast, and updates that are recorded in CUDA graphs. `saved`, `restore` and
 `fitting` below write and read a state. `tests/contracts/test_agents.py` tests every agent.
+
+The encoder that one run takes over from another is the trunk, the convolutions, as in Stooke et al.
+(2021), section 4. Projections and heads begin anew. An agent that names `pretrained` and `frozen`
+has the attribute `trunk`, a `ConvTrunk`, and the key `modules.trunk` in its state, and calls
+`begin_trunk` before it copies the trunk.
 
 A run whose agent does not name a part that the configuration has chosen (an objective, say) is
 refused. The YAML may prescribe sizes of the loop, as `configs/agent/drqv2.yaml` does.

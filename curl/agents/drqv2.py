@@ -39,7 +39,15 @@ from curl.checks import integer, positive, real
 from curl.data.batch import Batch, FrameStacks, Metrics
 from curl.learning.capture import Captured
 from curl.learning.contrast import Contrast, ContrastOptions, ContrastViews
-from curl.learning.networks import MLP, ConvTrunk, Critic, Projection, initialise, move_average
+from curl.learning.networks import (
+    MLP,
+    ConvTrunk,
+    Critic,
+    Projection,
+    begin_trunk,
+    initialise,
+    move_average,
+)
 from curl.learning.optimisation import adam, step
 from curl.learning.precision import autocast, gaussian_noise
 from curl.learning.returns import n_step
@@ -85,6 +93,8 @@ class DrQV2(Agent):
         objective: scores query latents against key latents; None for DrQ-v2 alone.
         generator: source of noise and views; its device is the agent's.
         precision: dtype of convolutions and hidden layers, float32 or bfloat16.
+        pretrained: weights that the trunk begins with.
+        frozen: nothing trains the trunk.
         updates_per_step: updates that the loop makes per agent step.
         steps: n of the n-step returns, agent steps.
         noise_start, noise_end: standard deviation of the exploration noise, first and last.
@@ -104,6 +114,8 @@ class DrQV2(Agent):
         objective: Objective | None,
         generator: torch.Generator,
         precision: torch.dtype = torch.float32,
+        pretrained: Mapping[str, Tensor] | None = None,
+        frozen: bool = False,
         updates_per_step: float = 0.5,
         # the networks
         strides: Sequence[int] = (2, 1, 1, 1),
@@ -136,9 +148,10 @@ class DrQV2(Agent):
         self.noise_end = real("noise_end", noise_end, low=0)
         self.noise_steps = integer("noise_steps", noise_steps)
         self.noise_clip = real("noise_clip", noise_clip, low=0)
-        self.updates = 0
+        self.frozen, self.updates = frozen, 0
         self.objective = objective and objective.to(self.device)
-        self.contrast = Contrast(objective=self.objective, query=query, key=key, **contrast)
+        parts = {"objective": self.objective, "query": query, "key": key, "frozen": frozen}
+        self.contrast = Contrast(**parts, **contrast)
         later = range(2, self.steps + 1)  # 1 step later is `Batch.next_obs`
         self.offsets = tuple(sorted({*self.contrast.offsets, *later}))
 
@@ -152,6 +165,7 @@ class DrQV2(Agent):
         for module in (self.trunk, self.actor, self.critic):
             initialise(module, convolutions="orthogonal")
             module.to(self.device)
+        begin_trunk(self.trunk, pretrained, frozen=frozen)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.encoder = nn.ModuleList([self.trunk, self.critic.projection])  # f_q
         self.key_encoder = self.encoder  # f_k
@@ -160,8 +174,9 @@ class DrQV2(Agent):
 
         lr = positive("learning_rate", learning_rate)
         actor_lr = positive("actor_learning_rate", actor_learning_rate)
+        trunk = [] if frozen else self.trunk.parameters()
         self.optimizers = {
-            "critic": adam([*self.trunk.parameters(), *self.critic.parameters()], lr),
+            "critic": adam([*trunk, *self.critic.parameters()], lr),
             "actor": adam(self.actor.parameters(), actor_lr),
         }
         if self.objective is not None:
@@ -309,7 +324,7 @@ class DrQV2(Agent):
     # -- parts of an update ----------------------------------------------------------------------
 
     def _features(self, obs: Tensor) -> Tensor:
-        with self._autocast():
+        with torch.set_grad_enabled(not self.frozen), self._autocast():
             return self.trunk(obs)
 
     def _policy(self, features: Tensor, scale: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from curl.learning.networks import (
     Actor,
     ConvTrunk,
     Critic,
+    begin_trunk,
     initialise,
     move_average,
     squashed_gaussian,
@@ -51,6 +52,8 @@ class SAC(Agent):
         objective: scores query latents against key latents; None for SAC alone.
         generator: source of policy noise and views; its device is the agent's.
         precision: dtype of convolutions and hidden layers, float32 or bfloat16.
+        pretrained: weights that the trunk, and with it the target trunk, begins with.
+        frozen: nothing trains the trunk.
         detach_encoder: the critic does not train the trunk; the objective alone does.
         contrast: see `curl/learning/contrast.py`.
     """
@@ -65,6 +68,8 @@ class SAC(Agent):
         objective: Objective | None,
         generator: torch.Generator,
         precision: torch.dtype = torch.float32,
+        pretrained: Mapping[str, Tensor] | None = None,
+        frozen: bool = False,
         # the networks
         strides: Sequence[int] = (2, 1, 1, 1),
         filters: int = 32,
@@ -97,11 +102,13 @@ class SAC(Agent):
         self.target_update_every = integer("target_update_every", target_update_every)
         self.target_entropy, self.updates = -float(action_dim), 0
         self.objective = objective and objective.to(self.device)
-        self.contrast = Contrast(objective=self.objective, query=query, key=key, **contrast)
+        parts = {"objective": self.objective, "query": query, "key": key, "frozen": frozen}
+        self.contrast = Contrast(**parts, **contrast)
         self.offsets = self.contrast.offsets
         if joint and (second_encoder_step or self.contrast.every != 1):
             raise ValueError("joint=true needs second_encoder_step=false and contrastive_every=1")
-        self.joint, self.detach_encoder = joint and objective is not None, detach_encoder
+        self.joint = joint and objective is not None
+        self.detach_encoder = detach_encoder or frozen
 
         sizes = {"latent_dim": latent_dim, "hidden_dim": hidden_dim, "action_dim": action_dim}
         sizes = {name: integer(name, size) for name, size in sizes.items()}
@@ -111,6 +118,7 @@ class SAC(Agent):
         for module in (self.trunk, self.actor, self.critic):
             initialise(module, convolutions=convolution_init)
             module.to(self.device)
+        begin_trunk(self.trunk, pretrained, frozen=frozen)
         self.target_trunk = copy.deepcopy(self.trunk).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.encoder = nn.ModuleList([self.trunk, self.critic.projection])  # f_q
@@ -123,7 +131,7 @@ class SAC(Agent):
         lr = positive("learning_rate", learning_rate)
         alpha_lr = positive("alpha_learning_rate", alpha_learning_rate)
         encoder, critic = [*self.encoder.parameters()], [*self.critic.parameters()]
-        critic += [] if detach_encoder and not self.joint else self.trunk.parameters()
+        critic += [] if self.detach_encoder and not self.joint else self.trunk.parameters()
         scorer = [] if self.objective is None else [*self.objective.parameters()]
         self.optimizers = {
             "critic": adam([*critic, *scorer] if self.joint else critic, lr),

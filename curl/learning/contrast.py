@@ -65,9 +65,11 @@ class Contrast:
             from its moving average.
         first_frame_only: views show the stack's oldest frame, repeated, so that motion is hidden.
         clean_critic: the critic sees the evaluation view, and the objective the augmented ones.
+        frozen: whether the trunk is never trained, which leaves an objective nothing to do.
 
     Raises:
-        ValueError: a weight or interval that is not positive; views of different sizes.
+        ValueError: a weight or interval that is not positive; views of different sizes; an
+            objective for a frozen trunk.
     """
 
     def __init__(
@@ -81,7 +83,13 @@ class Contrast:
         shared_key_encoder: bool = False,
         first_frame_only: bool = False,
         clean_critic: bool = False,
+        frozen: bool = False,
     ) -> None:
+        if frozen and objective is not None:
+            raise ValueError(
+                "an objective cannot train a frozen encoder: choose objective=none or "
+                "encoder=finetune"
+            )
         if key.size != query.size:
             raise ValueError(f"query and key views differ: {query.size} and {key.size} pixels")
         self._objective, self.query, self.key = objective, query, key

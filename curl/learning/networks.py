@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -98,6 +98,32 @@ class ConvTrunk(nn.Module):
             return pixels if done else with_more_channels(pixels, dtype)
         x = pixels.to(dtype)  # before the division: uint8 / 255 is float32
         return x.div_(255) if pixels.dtype == torch.uint8 else x
+
+
+def begin_trunk(trunk: ConvTrunk, pretrained: Mapping[str, Tensor] | None, *, frozen: bool) -> None:
+    """What a trunk begins with, before any copy of it is made.
+
+    Args:
+        pretrained: its weights, of another trunk's `state_dict()`; None: it keeps its own.
+        frozen: it is never trained, and no gradient is computed through it.
+
+    Raises:
+        ValueError: the weights are those of another kind of trunk.
+    """
+    if pretrained is not None:
+        own = trunk.state_dict()
+        for name in dict.fromkeys([*own, *pretrained]):
+            theirs, ours = (
+                str(list(weights[name].shape)) if name in weights else "missing"
+                for weights in (pretrained, own)
+            )
+            if theirs != ours:
+                raise ValueError(
+                    f"the pretrained encoder does not fit: its {name} is {theirs}, "
+                    f"that of this agent is {ours}"
+                )
+        trunk.load_state_dict(pretrained)
+    trunk.requires_grad_(not frozen)
 
 
 def smallest_input(strides: Sequence[int]) -> int:

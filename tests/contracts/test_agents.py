@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import inspect
 import io
+import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from curl import agents
 from curl.agents.base import Agent
 from curl.data import replay as replay_module
 from curl.data.batch import Batch, FrameStacks, Metrics
@@ -212,8 +214,11 @@ def test_randomness_comes_from_the_given_generator_alone(
 
 @every_agent
 def test_recorded_updates_are_eager_ones(name: str, objective: str, replay: ReplayBuffer) -> None:
+    require_equal_recordings(make(name, objective), make(name, objective), replay)
+
+
+def require_equal_recordings(eager: Agent, recorded: Agent, replay: ReplayBuffer) -> None:
     """Through the stand-in for CUDA graphs, for each agent that records its updates."""
-    eager, recorded = make(name, objective), make(name, objective)
     captured = [value for value in vars(recorded).values() if isinstance(value, Captured)]
     if not captured:
         pytest.skip("this agent does not record its updates")
@@ -231,6 +236,111 @@ def test_recorded_updates_are_eager_ones(name: str, objective: str, replay: Repl
     for one, other in zip(*histories, strict=True):
         assert_equal(one, other, "metrics")
     assert_equal(tensors(eager.state()), tensors(recorded.state()), "state")
+
+
+# -- an encoder that was trained before ------------------------------------------------------------
+
+WITH_AN_ENCODER = [name for name in AGENTS if "pretrained" in parts_of(name)]
+FIRST = "convolutions.0.weight"
+with_an_encoder = pytest.mark.parametrize("name", WITH_AN_ENCODER)
+
+
+@pytest.fixture
+def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Called with parts, it makes `make` offer them to the agents that it builds."""
+    original = agents.make
+
+    def offer(**parts: Any) -> None:
+        def offering(*, offered: dict[str, Any], **settings: Any) -> Agent:
+            return original(offered=offered | parts, **settings)
+
+        monkeypatch.setattr(agents, "make", offering)
+
+    return offer
+
+
+def trunk_of(agent: Agent) -> dict[str, Tensor]:
+    return tensors(agent.state()["modules"]["trunk"])
+
+
+@with_an_encoder
+@pytest.mark.parametrize("objective", ["none", "infonce"])
+def test_the_trunk_and_its_copies_begin_with_pretrained_weights(
+    name: str, objective: str, offer: Callable[..., None]
+) -> None:
+    pretrained = make(name, "none", seed=3).state()["modules"]["trunk"]
+    anew = tensors(make(name, objective).state()["modules"])
+    offer(pretrained=pretrained)
+    agent = make(name, objective)
+    found = tensors(agent.state()["modules"])
+    for key, value in found.items():
+        at = key.find("convolutions")
+        taken_over = at >= 0
+        assert torch.equal(value, pretrained[key[at:]] if taken_over else anew[key]), key
+    assert_equal(agent.state()["modules"]["trunk"], pretrained, "trunk")
+    assert not torch.equal(found[f".trunk.{FIRST}"], anew[f".trunk.{FIRST}"])
+
+
+@with_an_encoder
+def test_finetuned_means_that_the_trunk_moves(
+    name: str, offer: Callable[..., None], replay: ReplayBuffer
+) -> None:
+    offer(pretrained=make(name, "none", seed=3).state()["modules"]["trunk"], frozen=False)
+    agent = make(name, "none")
+    before = trunk_of(agent)
+    train(agent, replay, 4)
+    assert before and not [k for k, v in trunk_of(agent).items() if torch.equal(v, before[k])]
+
+
+@with_an_encoder
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_frozen_means_that_no_byte_of_the_trunk_changes(
+    name: str, pretrained: bool, offer: Callable[..., None], replay: ReplayBuffer
+) -> None:
+    """Nor of its copies, while everything else is trained."""
+    weights = make(name, "none", seed=3).state()["modules"]["trunk"] if pretrained else None
+    offer(pretrained=weights, frozen=True)
+    agent = make(name, "none")
+    trunk = vars(agent)["trunk"]
+    assert not any(parameter.requires_grad for parameter in trunk.parameters())
+    trained = {
+        p for o in vars(agent)["optimizers"].values() for g in o.param_groups for p in g["params"]
+    }
+    assert trained and trained.isdisjoint(trunk.parameters())
+    before = tensors(agent.state()["modules"])
+    train(agent, replay, 6)
+    after = tensors(agent.state()["modules"])
+    still = {key for key in before if torch.equal(before[key], after[key])}
+    assert still == {key for key in before if "convolutions" in key}
+
+
+@with_an_encoder
+def test_recorded_updates_with_a_frozen_trunk_are_eager_ones(
+    name: str, offer: Callable[..., None], replay: ReplayBuffer
+) -> None:
+    offer(frozen=True)
+    require_equal_recordings(make(name, "none"), make(name, "none"), replay)
+
+
+@with_an_encoder
+def test_an_objective_for_a_frozen_trunk_is_refused(name: str, offer: Callable[..., None]) -> None:
+    offer(frozen=True)
+    with pytest.raises(ValueError, match=r"^[^\n]*choose objective=none or encoder=finetune$"):
+        make(name, "infonce")
+
+
+@with_an_encoder
+def test_weights_of_another_trunk_are_refused(name: str, offer: Callable[..., None]) -> None:
+    own = make(name, "none").state()["modules"]["trunk"]
+    for misfit, told in (
+        (make(name, "none", filters=7).state()["modules"]["trunk"], r"\[7, 9, 3, 3\]"),
+        ({k: v for k, v in own.items() if k != FIRST}, f"{FIRST} is missing"),
+        (own | {"another": own[FIRST]}, r"another is \["),
+    ):
+        offer(pretrained=misfit)
+        with pytest.raises(ValueError, match=r"^[^\n]*pretrained encoder does not fit[^\n]*$") as e:
+            make(name, "none")
+        assert re.search(told, str(e.value))
 
 
 # -- saving ----------------------------------------------------------------------------------------
