@@ -358,53 +358,64 @@ class Dataset:
             if digests(self.folder / DATA) != self._files:
                 raise ValueError("its files are damaged, or were changed after the recording")
 
-    def episodes(self) -> Iterator[Episode]:
-        """All episodes in their order, read one at a time.
+    def episodes(self, first: int | None = None) -> Iterator[Episode]:
+        """The episodes in their order, read one at a time.
+
+        Args:
+            first: how many of them, from the first one on; None: all.
 
         Raises:
             DatasetError: one of them cannot be read or has other sizes than the dataset declares.
+                ValueError: it has fewer episodes.
         """
+        count = self._count(first)
         with refusing(self.name):
-            contents = self._storage.get_episodes(range(len(self)))
+            contents = self._storage.get_episodes(range(count))
             for number, content in enumerate(contents):
                 yield self._episode(number, content)
 
     def replay(
         self,
         *,
+        episodes: int | None = None,
         capacity: int | None = None,
         frame_stack: int | None = None,
         device: torch.device | None = None,
         target: torch.device | None = None,
     ) -> ReplayBuffer:
-        """A replay buffer that holds all transitions, to sample from and to add others to.
+        """A replay buffer that holds the transitions, to sample from and to add others to.
 
         It draws no transition whose frame stack would reach back beyond the first known frame of
         its episode. An episode that lacks its beginning loses `frame_stack - 1` in this way.
 
         Args:
+            episodes: only the first ones, so many of them; None: all.
             capacity: of the buffer in transitions; None: as many as there are.
             frame_stack: S; None: that of the agent that acted.
             device, target: see `ReplayBuffer`.
 
         Raises:
-            DatasetError: the dataset is damaged. ValueError: the capacity is too small.
+            DatasetError: the dataset is damaged. ValueError: the capacity is too small, or there
+                are fewer episodes.
             MemoryError: it does not fit into memory; nothing has been allocated then.
         """
         stack = integer("frame_stack", frame_stack or self.origin.frame_stack)
         first = self._skipped[0]  # number of the first frame, in an episode that begins at frame 0
-        lost = min(stack - 1, self.lengths[0]) if first else 0
-        kept, frames = self.transitions - lost, self.transitions + len(self)
+        lengths = self.lengths[: self._count(episodes)]
+        lost = min(stack - 1, lengths[0]) if first else 0
+        kept, frames = sum(lengths) - lost, sum(lengths) + len(lengths)
         capacity = max(1, kept) if capacity is None else integer("capacity", capacity)
         if capacity < kept:
             raise ValueError(
-                f"the dataset {self.name} has {kept} transitions, and a replay buffer of "
+                f"{kept} transitions of the dataset {self.name} are wanted, and a replay buffer of "
                 f"capacity={capacity} would not hold them"
             )
         log.info(
             "dataset %s: %d episodes, %d transitions, %.2f GB on the disk",
             *(self.name, len(self), self.transitions, self.size / 1e9),
         )
+        if len(lengths) < len(self):
+            log.info("the first %d episodes are taken: %d transitions", len(lengths), sum(lengths))
         buffer = ReplayBuffer(
             capacity=capacity,
             frame_size=self.origin.render_size,
@@ -418,17 +429,26 @@ class Dataset:
             "written": first + frames,
             "first": 0,
             "last": kept,
-            "episode_start": first + frames - self.lengths[-1] - 1 if len(self) > 1 else 0,
+            "episode_start": first + frames - lengths[-1] - 1 if len(lengths) > 1 else 0,
             "rows": max(buffer.rows, frames),
             "oldest": first,
         }
-        buffer.restore(self._segments(), counters)
+        buffer.restore(self._segments(episodes), counters)
         return buffer
 
-    def _segments(self) -> Iterator[dict[str, Any]]:
+    def _count(self, first: int | None) -> int:
+        """How many episodes the first `first` ones are; `ValueError` if there are fewer."""
+        count = len(self) if first is None else integer("episodes", first)
+        if count > len(self):
+            raise ValueError(
+                f"the dataset {self.name} has {len(self)} episodes, and {count} are wanted"
+            )
+        return count
+
+    def _segments(self, episodes: int | None) -> Iterator[dict[str, Any]]:
         """Each episode as the replay buffer exports frames: with a frame lies what led to it."""
         number = self._skipped[0]
-        for episode in self.episodes():
+        for episode in self.episodes(episodes):
             count = len(episode) + 1
             action = torch.zeros(count, self.origin.action_dim)
             action[1:] = torch.from_numpy(episode.actions)

@@ -241,6 +241,29 @@ def test_a_loaded_buffer_takes_more_transitions(made: Dataset) -> None:
     assert all(held[9, step][3] == [more.rewards[step - 1]] for step in range(1, 21))
 
 
+@pytest.mark.parametrize("skipped", [0, 5])
+@pytest.mark.parametrize("count", [1, 2, len(LENGTHS)])
+def test_the_first_episodes_alone_fill_a_buffer(count: int, skipped: int) -> None:
+    """It is the buffer of a dataset that has these episodes and no others."""
+    episodes = some_episodes(skipped=skipped)
+    made = datasets.write(NAME, episodes, origin(EDGE))
+    fewer = datasets.write("sound/fewer-v0", episodes[:count], origin(EDGE))
+    assert_same(list(made.episodes(count)), episodes[:count])
+    buffer, wanted = made.replay(episodes=count), fewer.replay()
+    assert transitions(buffer) == transitions(wanted) and buffer.counters() == wanted.counters()
+    assert len(made.replay(episodes=count, capacity=40)) == len(buffer)
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(6, "has 5 episodes, and 6 are wanted"), (0, "episodes"), (1.5, "episodes")]
+)
+def test_more_episodes_than_there_are_are_refused(made: Dataset, count: Any, said: str) -> None:
+    for use in (lambda: list(made.episodes(count)), lambda: made.replay(episodes=count)):
+        with pytest.raises(ValueError, match=said) as caught:
+            use()
+        assert "\n" not in str(caught.value)
+
+
 def test_sizes_are_told_before_anything_is_allocated(
     made: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -348,7 +371,7 @@ def test_a_dataset_of_other_sizes_is_refused(made: Dataset) -> None:
     made.require(render_size=EDGE, action_dim=ACTIONS, action_repeat=1)
     with pytest.raises(DatasetError, match="sound/test-v0 has render_size=8, and not 84"):
         made.require(render_size=84)
-    with pytest.raises(ValueError, match=r"32 transitions, and .*capacity=31 would not hold them"):
+    with pytest.raises(ValueError, match=r"32 transitions of .*capacity=31 would not hold them"):
         made.replay(capacity=31)
 
 
