@@ -40,10 +40,9 @@ from curl.data.batch import Batch, FrameStacks, Metrics
 from curl.learning.capture import Captured
 from curl.learning.contrast import Contrast, ContrastOptions, ContrastViews
 from curl.learning.networks import (
-    MLP,
     ConvTrunk,
     Critic,
-    Projection,
+    DeterministicActor,
     begin_trunk,
     initialise,
     move_average,
@@ -52,18 +51,6 @@ from curl.learning.optimisation import adam, step
 from curl.learning.precision import autocast, gaussian_noise
 from curl.learning.returns import n_step
 from curl.objectives.base import Objective
-
-
-class Actor(nn.Module):
-    """pi: features [B, F] -> own projection -> mean action [B, A] in [-1, 1]."""
-
-    def __init__(self, *, features: int, latent_dim: int, hidden_dim: int, action_dim: int) -> None:
-        super().__init__()
-        self.projection = Projection(features=features, latent_dim=latent_dim, bounded=True)
-        self.policy = MLP(latent_dim, hidden_dim, action_dim)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return torch.tanh(self.policy(self.projection(features)))
 
 
 def linear_schedule(start: float, end: float, steps: int, at: float) -> float:
@@ -160,7 +147,7 @@ class DrQV2(Agent):
         self.trunk = ConvTrunk(
             channels=channels, size=query.size, strides=strides, filters=filters, centred=True
         )
-        self.actor = Actor(features=self.trunk.features, **sizes)
+        self.actor = DeterministicActor(features=self.trunk.features, **sizes)
         self.critic = Critic(features=self.trunk.features, **sizes, bounded=True)
         for module in (self.trunk, self.actor, self.critic):
             initialise(module, convolutions="orthogonal")

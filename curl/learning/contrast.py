@@ -114,6 +114,10 @@ class Contrast:
             return self.query.evaluate(obs), self.query.evaluate(next_obs)
         return self.query.pair(obs, next_obs, generator)
 
+    def view(self, obs: FrameStacks, generator: torch.Generator) -> Tensor:
+        """The view of what was observed, for an agent that needs no other, [B, C, size, size]."""
+        return self.query.evaluate(obs) if self.clean_critic else self.query(obs, generator)
+
     def views(self, batch: Batch, generator: torch.Generator, update: int) -> ContrastViews | None:
         """What update number `update` learns from; None where no contrastive step is due."""
         if self._objective is None or update % self.every:

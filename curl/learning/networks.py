@@ -243,6 +243,18 @@ class Actor(nn.Module):
         return mean, LOG_STD_MIN + 0.5 * span * (torch.tanh(log_std) + 1)
 
 
+class DeterministicActor(nn.Module):
+    """DrQ-v2's pi: features [B, F] -> own projection -> mean action [B, A] in [-1, 1]."""
+
+    def __init__(self, *, features: int, latent_dim: int, hidden_dim: int, action_dim: int) -> None:
+        super().__init__()
+        self.projection = Projection(features=features, latent_dim=latent_dim, bounded=True)
+        self.policy = MLP(latent_dim, hidden_dim, action_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.tanh(self.policy(self.projection(features)))
+
+
 class Critic(nn.Module):
     """Q1 and Q2 on one projection, whose latents are in [-1, 1] if `bounded`."""
 
