@@ -9,7 +9,7 @@ keywords, and those of these parts that it names (`curl/run/build.py` offers the
     objective           Objective or None
     generator           torch.Generator; its device is where the agent lives
     precision           torch.dtype of convolutions and hidden layers
-    pretrained          Mapping[str, Tensor] or None, weights that the trunk begins with
+    pretrained          Mapping[str, Tensor] or None, `ConvTrunk.weights()` to begin with
     frozen              bool, whether nothing ever trains the trunk
     updates_per_step    float, updates that the loop makes per agent step
 

@@ -99,31 +99,53 @@ class ConvTrunk(nn.Module):
         x = pixels.to(dtype)  # before the division: uint8 / 255 is float32
         return x.div_(255) if pixels.dtype == torch.uint8 else x
 
+    def weights(self) -> dict[str, Tensor]:
+        """What another trunk can begin with: the `state_dict()`, and how it is used.
 
+        `strides` is int64 [L], and `centred` bool [].
+        """
+        strides = [c.stride[0] for c in self.convolutions if isinstance(c, nn.Conv2d)]
+        use = {"strides": torch.tensor(strides), "centred": torch.tensor(self.centred)}
+        return self.state_dict() | use
+
+
+@torch.no_grad()
 def begin_trunk(trunk: ConvTrunk, pretrained: Mapping[str, Tensor] | None, *, frozen: bool) -> None:
     """What a trunk begins with, before any copy of it is made.
 
     Args:
-        pretrained: its weights, of another trunk's `state_dict()`; None: it keeps its own.
+        pretrained: the `weights()` of another trunk; None: the trunk keeps its own. Pixels may be
+            centred for one of the two alone, because the first biases can make up for it. A bare
+            `state_dict()` is taken to be that of a trunk with these strides and these pixels.
         frozen: it is never trained, and no gradient is computed through it.
 
     Raises:
         ValueError: the weights are those of another kind of trunk.
     """
-    if pretrained is not None:
-        own = trunk.state_dict()
-        for name in dict.fromkeys([*own, *pretrained]):
-            theirs, ours = (
-                str(list(weights[name].shape)) if name in weights else "missing"
-                for weights in (pretrained, own)
-            )
-            if theirs != ours:
-                raise ValueError(
-                    f"the pretrained encoder does not fit: its {name} is {theirs}, "
-                    f"that of this agent is {ours}"
-                )
-        trunk.load_state_dict(pretrained)
     trunk.requires_grad_(not frozen)
+    if pretrained is None:
+        return
+    own = trunk.weights()
+    theirs = {"strides": own["strides"], "centred": own["centred"], **pretrained}
+    for name in dict.fromkeys([*own, *theirs]):
+        found, wanted = (_kind_of_weight(weights.get(name)) for weights in (theirs, own))
+        if found != wanted:
+            raise ValueError(
+                f"the pretrained encoder does not fit: its {name} is {found}, "
+                f"that of this agent is {wanted}"
+            )
+    first = "convolutions.0"
+    lower = 0.5 * (own["centred"].int() - theirs["centred"].int()).item()  # than their pixels
+    bias = theirs[f"{first}.bias"] + lower * theirs[f"{first}.weight"].sum((1, 2, 3))
+    theirs[f"{first}.bias"] = bias
+    trunk.load_state_dict({name: theirs[name] for name in trunk.state_dict()})
+
+
+def _kind_of_weight(weight: Tensor | None) -> str:
+    """What must agree for two trunks to be of a kind: a weight's shape, the strides themselves."""
+    if weight is None:
+        return "missing"
+    return str(weight.tolist() if weight.dtype == torch.int64 else list(weight.shape))
 
 
 def smallest_input(strides: Sequence[int]) -> int:

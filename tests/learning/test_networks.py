@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from curl.learning.networks import (
     ConvTrunk,
     Critic,
     Projection,
+    begin_trunk,
     initialise,
     move_average,
     smallest_input,
@@ -121,6 +123,43 @@ def test_passes_without_gradient_compute_the_same(size: int) -> None:
             trained = trunk(pixels)
             with torch.no_grad():
                 assert torch.equal(trunk(pixels), trained)
+
+
+# -- weights of another trunk ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", [False, True])
+@pytest.mark.parametrize("target", [False, True])
+def test_a_trunk_computes_what_the_one_did_that_it_begins_with(source: bool, target: bool) -> None:
+    """Also where one of the two sees centred pixels and the other one does not."""
+    other = ConvTrunk(channels=9, size=21, centred=source)
+    trunk = ConvTrunk(channels=9, size=21, centred=target)
+    assert not torch.allclose(trunk(images()), other(images()))
+    begin_trunk(trunk, other.weights(), frozen=False)
+    torch.testing.assert_close(trunk(images()), other(images()))
+    if source == target:
+        assert all(map(torch.equal, trunk.state_dict().values(), other.state_dict().values()))
+
+
+def test_a_bare_state_is_taken_as_it_is() -> None:
+    other, trunk = (ConvTrunk(channels=9, size=21, centred=centred) for centred in (False, True))
+    begin_trunk(trunk, other.state_dict(), frozen=False)
+    assert all(map(torch.equal, trunk.state_dict().values(), other.state_dict().values()))
+
+
+def test_weights_for_other_strides_are_refused() -> None:
+    """Their shapes are the same."""
+    other = ConvTrunk(channels=9, size=84, strides=(2, 2, 1, 1))
+    told = re.escape("strides is [2, 2, 1, 1], that of this agent is [2, 1, 1, 1]")
+    with pytest.raises(ValueError, match=told):
+        begin_trunk(ConvTrunk(channels=9, size=84), other.weights(), frozen=False)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_frozen_trunk_records_no_gradient(frozen: bool) -> None:
+    trunk = ConvTrunk(channels=9, size=21)
+    begin_trunk(trunk, None, frozen=frozen)
+    assert trunk(images()).requires_grad is not frozen
 
 
 # -- heads -----------------------------------------------------------------------------------------
