@@ -39,18 +39,25 @@ class ContrastViews(NamedTuple):
     take its fields one by one and put them together again.
 
     Args:
-        keys: views for the key encoder, [K * R, C, size, size], K key offsets.
+        keys: views for the key encoder, [K * R, C, size, size], K key offsets; None for an
+            objective that wants no keys.
         queries: the query views that the critic has not seen, [Q * R, C, size, size]; None if it
             has seen all of them.
         valid: bool [K, R], whether the episode was still on at each key offset; None: everywhere.
+        query_valid: bool [Q, R], the same for each query offset, Q of them.
         actions: float32 [N, R, A], row n taken n agent steps after the observation; None for an
             objective without later offsets.
+        rewards: float32 [N, R, 1], the rewards of these actions; None without later offsets.
+        terminated: bool [N, R, 1], whether they terminated the episode; None without later offsets.
     """
 
-    keys: Tensor
+    keys: Tensor | None
     queries: Tensor | None = None
     valid: Tensor | None = None
+    query_valid: Tensor | None = None
     actions: Tensor | None = None
+    rewards: Tensor | None = None
+    terminated: Tensor | None = None
 
 
 class Contrast:
@@ -125,16 +132,21 @@ class Contrast:
         own = self.objective.query_offsets[1 if self.shares_view else 0 :]
         queries = self.query(self._stacks(batch, own), generator) if own else None
         wanted = self.objective.key_offsets
-        keys = self.key(self._stacks(batch, wanted), generator)
+        keys = self.key(self._stacks(batch, wanted), generator) if wanted else None
         if not self.offsets:
             return ContrastViews(keys, queries)
-        always = torch.ones(len(batch.action), dtype=torch.bool, device=batch.action.device)
-        valid = torch.stack([batch.future[o].valid if o else always for o in wanted])
-        actions = [batch.action]
-        while len(actions) in self.offsets and len(actions) + 1 in self.offsets:
-            actions.append(batch.future[len(actions) + 1].action)
-        rows = self.objective.rows
-        return ContrastViews(keys, queries, valid[:, :rows], torch.stack(actions)[:, :rows])
+        taken = [(batch.action, batch.reward, batch.terminated)]
+        while len(taken) in self.offsets and len(taken) + 1 in self.offsets:
+            later = batch.future[len(taken) + 1]
+            taken.append((later.action, later.reward, later.terminated))
+        rows = slice(self.objective.rows)
+        return ContrastViews(
+            keys,
+            queries,
+            self._valid(batch, wanted)[:, rows],
+            self._valid(batch, self.objective.query_offsets)[:, rows],
+            *(torch.stack(column)[:, rows] for column in zip(*taken, strict=True)),
+        )
 
     def anchors(self, batch_size: int) -> int:
         """How many rows of the critic's view, the first ones, are queries of a contrastive step."""
@@ -164,16 +176,14 @@ class Contrast:
         if views.queries is not None:
             parts.append(trunk(views.queries))
         query = projection(torch.cat(parts) if len(parts) > 1 else parts[0])
-        with torch.no_grad():
-            key = key_projection(key_trunk(views.keys))
         query = query.view(len(self.objective.query_offsets), -1, query.shape[1])  # [Q, R, D]
-        key = key.view(len(self.objective.key_offsets), -1, key.shape[1])  # [K, R, D]
-        valid, actions = views.valid, views.actions
-        if valid is None:
-            valid = torch.ones(key.shape[:2], dtype=torch.bool, device=key.device)
-        if actions is None:
-            actions = torch.empty(0, key.shape[1], 0, device=key.device)
-        return Latents(query, key, valid, actions)
+        key = query.detach()[:0]
+        if views.keys is not None:
+            with torch.no_grad():
+                key = key_projection(key_trunk(views.keys))
+            key = key.view(len(self.objective.key_offsets), -1, key.shape[1])  # [K, R, D]
+        later = [column for column in views[2:] if column is not None]  # all of them, or none
+        return Latents(query, key, *(later or nothing_later(query, key)))
 
     def loss(self, latents: Latents) -> tuple[Tensor, Metrics]:
         """The weighted loss; metrics with `contrastive_loss`, which is without the weight."""
@@ -186,8 +196,24 @@ class Contrast:
         assert self._objective is not None
         return self._objective
 
+    def _valid(self, batch: Batch, offsets: Sequence[int]) -> Tensor:
+        """Whether the episode was still on at each offset: bool [offsets, B]."""
+        always = torch.ones(len(batch.action), dtype=torch.bool, device=batch.action.device)
+        valid = [batch.future[o].valid if o else always for o in offsets]
+        return torch.stack(valid) if valid else always[None][:0]
+
     def _stacks(self, batch: Batch, offsets: Sequence[int]) -> FrameStacks:
         """The first `Objective.rows` transitions at each offset, one after the other."""
         first = slice(self.objective.rows)
         stacks = join([(batch.future[o].obs if o else batch.obs)[first] for o in offsets])
         return stacks.first_frames() if self.first_frame_only else stacks
+
+
+def nothing_later(query: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+    """The rest of `Latents` for latents [Q, R, D] and [K, R, D] at offset 0: all are valid."""
+    valid, query_valid = (
+        torch.ones(latent.shape[:2], dtype=torch.bool, device=latent.device)
+        for latent in (key, query)
+    )
+    number = query.new_empty(0, query.shape[1], 1)
+    return valid, query_valid, number[..., :0], number, number.bool()

@@ -24,23 +24,30 @@ class Latents:
         query: float32 [Q, B, D], query encoder, with gradient, at each of `query_offsets`.
         key: float32 [K, B, D], key encoder, without gradient, at each of `key_offsets`.
         valid: bool [K, B], False where the episode had ended before that key offset.
+        query_valid: bool [Q, B], the same for each query offset.
         action: float32 [N, B, A], row n the action taken n agent steps after the observation; N
             goes as far as the objective's offsets are consecutive (1 .. N), and what lies past
             the end of an episode is arbitrary. Empty for an objective without later offsets.
+        reward: float32 [N, B, 1], the rewards of these actions, summed over the action repeat.
+        terminated: bool [N, B, 1], whether these actions terminated the episode.
     """
 
     query: Tensor
     key: Tensor
     valid: Tensor
+    query_valid: Tensor
     action: Tensor
+    reward: Tensor
+    terminated: Tensor
 
 
 class Objective(nn.Module, ABC):
     """Scores query latents against key latents; its parameters are trained with the encoder.
 
     Offsets are agent steps after the observation of the transition; those of the queries begin
-    with 0. The constructor takes its settings as keywords, and `latent_dim` (D) and `action_dim`
-    (A) if it names them.
+    with 0. There may be no key offset: then no key view is drawn, and no key encoder runs. The
+    constructor takes its settings as keywords, and `latent_dim` (D) and `action_dim` (A) if it
+    names them.
     """
 
     query_offsets: tuple[int, ...] = (0,)
@@ -50,7 +57,10 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, latents: Latents) -> tuple[Tensor, Metrics]:
-        """A scalar loss, and `accuracy` with the measurements of `alignment` as metrics."""
+        """A scalar loss, and `accuracy` with the measurements of `alignment` as metrics.
+
+        A loss of several parts reports each of them, too, as `<part>_loss`.
+        """
 
 
 def alignment(query: Tensor, key: Tensor, valid: Tensor | None = None) -> Metrics:
@@ -100,6 +110,16 @@ def retrieval_accuracy(scores: Tensor, valid: Tensor | None = None) -> Tensor:
     scores = scores.detach().masked_fill(~valid[None, :], -torch.inf)
     right = scores.argmax(dim=1) == torch.arange(len(scores), device=scores.device)
     return (right & valid).float().sum() / valid.sum().clamp(min=1)
+
+
+def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean of those values that count; 0 if there are none. Both have one shape, valid is bool."""
+    return torch.where(valid, values, 0).sum() / valid.sum().clamp(min=1)
+
+
+def nearest(prediction: Tensor, target: Tensor) -> Tensor:
+    """Scores [B, B] for `retrieval_accuracy`: -|p_i - t_j|^2 of rows [B, D], without gradient."""
+    return -(prediction.detach()[:, None] - target.detach()[None]).square().sum(dim=2)
 
 
 def squared_distances(query: Tensor, key: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from curl.learning.networks import ConvTrunk
 from curl.objectives.base import Objective
 from curl.objectives.cpc import CPC
 from curl.objectives.infonce import InfoNCE
+from curl.objectives.inverse import Inverse
 from curl.objectives.temporal import Temporal
 from support.agents import make_agent
 from support.replays import make_batch_of
@@ -33,7 +34,11 @@ def objective(name: str) -> Objective | None:
     sizes = {"latent_dim": 16, "hidden_dim": 8}
     if name == "cpc":
         return CPC(**sizes, action_dim=2, window=2, horizon=2, rows=ROWS, actions=False)
-    made = {"infonce": InfoNCE(latent_dim=16), "temporal": Temporal(**sizes, offset=2)}
+    made = {
+        "infonce": InfoNCE(latent_dim=16),
+        "inverse": Inverse(**sizes, action_dim=2),
+        "temporal": Temporal(**sizes, offset=2),
+    }
     return made.get(name)
 
 
@@ -85,7 +90,7 @@ def needed(agent: SAC, update: int, options: dict[str, Any]) -> tuple[Counter[bo
     if due and agent.objective is not None:
         queries = len(agent.objective.query_offsets) - int(shares)
         trunk.update({True: queries * count})
-        keys = {False: len(agent.objective.key_offsets) * count}
+        keys = {False: len(agent.objective.key_offsets) * count}  # none for some objectives
         (trunk if options["shared_key_encoder"] else target).update(keys)
     return +trunk, +target
 
@@ -116,6 +121,7 @@ def combinations() -> list[dict[str, Any]]:
     [
         ("none", torch.float32),
         ("infonce", torch.float32),
+        ("inverse", torch.float32),  # without keys
         ("temporal", torch.float32),
         ("cpc", torch.bfloat16),
     ],

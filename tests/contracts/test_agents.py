@@ -38,7 +38,8 @@ from support.tape import Recordings
 from support.virtual_cuda import GPU, Generator, VirtualCuda, on_gpu
 
 AGENTS = sorted(path.stem for path in (CONFIGS / "agent").glob("*.yaml"))
-OBJECTIVES = ("none", "infonce", "cpc")  # none; the same observation; windows of later ones
+# none; the same observation; windows of later ones; without a key encoder; with rewards and ends
+OBJECTIVES = ("none", "infonce", "cpc", "inverse", "vpn")
 EDGE, SIZE, ACTIONS = 40, 36, 2
 
 

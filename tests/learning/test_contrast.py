@@ -46,7 +46,8 @@ class Noted(Objective):
 
     def forward(self, latents: Latents) -> tuple[Tensor, Metrics]:
         self.latents = latents
-        return (latents.query[0] - latents.key[-1]).square().sum(), {}
+        key = latents.key[-1] if self.key_offsets else 0
+        return (latents.query[0] - key).square().sum(), {}
 
 
 def episode_of(number: int) -> int:
@@ -93,6 +94,45 @@ def test_windows_hold_what_was_observed_then() -> None:
                 expected = encode(agent.key_encoder, number + offset)
                 torch.testing.assert_close(latents.key[offset - 1, row], expected)
     assert latents.query.requires_grad and not latents.key.requires_grad
+
+
+def test_rewards_and_ends_are_those_of_the_actions() -> None:
+    """Row n of each belongs to the action that led to frame number + n + 1, within the episode."""
+    agent = noting_agent(queries=(0, 2, 3), keys=(0, 1, 3), rows=10)
+    agent.update(batch := make_batch_of(agent, 16))
+    latents = latents_of(agent)
+    assert latents.action.shape == (3, 10, 2)
+    assert latents.reward.shape == latents.terminated.shape == (3, 10, 1)
+    assert latents.reward.dtype == torch.float32 and latents.terminated.dtype == torch.bool
+    last = [sum(EPISODES[: e + 1]) + e for e in range(len(EPISODES))]  # frame of each episode
+    ended = 0
+    for row, number in enumerate(batch.obs.centre(SIZE)[:10, -1, 0, 0].tolist()):
+        end = last[episode_of(number)]
+        for n in range(3):
+            if number + n + 1 <= end:
+                assert latents.reward[n, row] == number + n + 1
+                over = number + n + 1 == end != last[-1]
+                assert latents.terminated[n, row] == over
+                ended += over
+        for offsets, valid in (((0, 2, 3), latents.query_valid), ((0, 1, 3), latents.valid)):
+            assert valid[:, row].tolist() == [number + offset <= end for offset in offsets]
+    assert ended
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_objective_without_keys_draws_no_key_view(shared: bool) -> None:
+    """Nothing passes the key encoder; the latents of the queries are there, and their masks."""
+    agent = noting_agent(queries=(0, 1), keys=(), rows=5, shared_key_encoder=shared)
+    passes: list[int] = []
+    agent.target_trunk.register_forward_hook(lambda _, args, __: passes.append(len(args[0])))
+    agent.update(make_batch_of(agent, 16))
+    latents = latents_of(agent)
+    assert passes == [16]  # the critic's target
+    assert agent.key.drawn == 0 and agent.query.drawn == 32 + 5
+    assert latents.query.shape == (2, 5, 16) and latents.key.shape == (0, 5, 16)
+    assert latents.valid.shape == (0, 5) and latents.valid.dtype == torch.bool
+    assert latents.query_valid.all() and latents.query_valid.shape == (2, 5)
+    assert latents.action.shape == (1, 5, 2)
 
 
 def encode(encoder: nn.ModuleList, number: int) -> Tensor:

@@ -33,7 +33,9 @@ def seeded() -> None:
 def pairs(query: Tensor, key: Tensor, valid: Tensor | None = None) -> Latents:
     """Latents [B, D] at one offset."""
     inside = torch.ones(len(key), dtype=torch.bool) if valid is None else valid
-    return Latents(query[None], key[None], inside[None], torch.zeros(1, len(key), 2))
+    number = torch.zeros(1, len(key), 1)
+    masks = inside[None], torch.ones_like(inside)[None]
+    return Latents(query[None], key[None], *masks, number.expand(-1, -1, 2), number, number.bool())
 
 
 def dot(a: Vector, b: Vector) -> float:
