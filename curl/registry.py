@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from curl.checks import choice
-from curl.schema import SettingsError, require, signature_model
+from curl.schema import SettingsError, constructor_of, require, signature_model
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ def build(
     token = _around.set(where)
     try:
         found = find(base, package, name, where)
-        parameters = inspect.signature(found).parameters
+        parameters, _ = constructor_of(found)
         given = {key: value for key, value in (offered or {}).items() if key in parameters}
         require(signature_model(found, given), settings, where)
         try:
@@ -93,7 +93,7 @@ def require_use(
         SettingsError: no such file, or its constructor does not name one of the chosen parts.
     """
     where = where or kind_of(package)
-    parameters = inspect.signature(find(base, package, name, where)).parameters
+    parameters, _ = constructor_of(find(base, package, name, where))
     for part, nothing in chosen.items():
         if part not in parameters:
             raise SettingsError(f"{where}.name={name} does not use {part}: choose {nothing}")

@@ -257,15 +257,32 @@ def require(model: type[M], values: Any, where: str = "") -> M:
     raise SettingsError(line)
 
 
+def constructor_of(kind: type) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    """The parameters of a class's constructor by name, and their type hints.
+
+    A constructor that passes the rest of its keywords on to the class that it extends, as
+    `**rest: Any`, has the parameters of that class besides its own.
+    """
+    parameters = dict(inspect.signature(kind).parameters)
+    hints = typing.get_type_hints(kind.__init__)
+    rest = [name for name, p in parameters.items() if p.kind is p.VAR_KEYWORD]
+    if not rest or hints.get(rest[0]) is not Any:
+        return parameters, hints
+    del parameters[rest[0]]
+    owner = next(each for each in kind.__mro__ if "__init__" in vars(each))
+    extended, its_hints = constructor_of(kind.__mro__[kind.__mro__.index(owner) + 1])
+    return extended | parameters, its_hints | hints
+
+
 def signature_model(constructor: type, offered: Iterable[str] = ()) -> type[BaseModel]:
     """A model of the settings that a constructor takes, except those that are `offered` to it.
 
     Types are those of its type hints; bounds are the constructor's own to check. Keywords that it
     gathers as `**options: Unpack[Options]`, where `Options` is a `TypedDict`, are settings too.
     """
-    hints = typing.get_type_hints(constructor.__init__)
+    parameters, hints = constructor_of(constructor)
     given: dict[str, Any] = {}
-    for name, parameter in inspect.signature(constructor).parameters.items():
+    for name, parameter in parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             given |= _unpacked(hints.get(name))
         if name in offered or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):

@@ -231,7 +231,8 @@ class DrQV2(Agent):
         y = self.bootstrapped_target(reward, discount, last_obs, scale)
         features = self._features(obs)
         metrics = self.update_critic(features, action, y)
-        metrics |= self.update_actor(features.detach(), scale)  # of before the critic's step
+        # The features are those of before the critic's step.
+        metrics |= self.update_actor(features.detach(), action, scale)
         self.update_averages()
         if views:
             # The critic's step has moved the trunk.
@@ -247,7 +248,7 @@ class DrQV2(Agent):
         """y = R + Gamma min_i Q'_i(s', a'), a' = pi(s') + clipped noise."""
         with self._autocast():
             features = self.trunk(last_obs)
-            last_action = self._policy(features, scale)
+            last_action = self._noisy(self.actor(features), scale)
             latent = self.target_critic.projection(features)
             q = torch.minimum(*self.target_critic(latent, last_action))
         return reward + discount * q
@@ -261,19 +262,29 @@ class DrQV2(Agent):
         q_mean = torch.cat([q1, q2]).detach().mean()
         return {"critic_loss": loss.detach(), "q_mean": q_mean, "critic_grad_norm": norm}
 
-    def update_actor(self, features: Tensor, scale: Tensor) -> Metrics:
-        """One Adam step of the actor on -E[min_i Q_i(s, a)], a = pi(s) + clipped noise.
+    def update_actor(self, features: Tensor, action: Tensor, scale: Tensor) -> Metrics:
+        """One Adam step of the actor on its loss at a = pi(s) + clipped noise.
 
         `features` carry no gradient: the actor does not train the trunk.
         """
         with self._autocast():
-            action = self._policy(features, scale)
+            mean = self.actor(features)
             with torch.no_grad():
                 latent = self.critic.projection(features)
-            q = torch.minimum(*self.critic(latent, action))
-        loss = -q.mean()
+            q = torch.minimum(*self.critic(latent, self._noisy(mean, scale)))
+        loss, metrics = self.actor_loss(q, mean, action)
         norm = step(loss, self.optimizers["actor"])
-        return {"actor_loss": loss.detach(), "actor_grad_norm": norm}
+        return {"actor_loss": loss.detach(), **metrics, "actor_grad_norm": norm}
+
+    def actor_loss(self, q: Tensor, mean: Tensor, action: Tensor) -> tuple[Tensor, Metrics]:
+        """-E[min_i Q_i(s, a)], and metrics of its own.
+
+        Args:
+            q: min_i Q_i(s, a) at the actor's noisy action, [B, 1].
+            mean, action: what the actor would do, and what was done, each [B, A]: for a method that
+                compares the two (`curl/agents/td3_bc.py`).
+        """
+        return -q.mean(), {}
 
     def update_contrast(self, features: Tensor, views: ContrastViews) -> Metrics:
         """One Adam step of query encoder and objective on the objective's loss."""
@@ -314,9 +325,8 @@ class DrQV2(Agent):
         with torch.set_grad_enabled(not self.frozen), self._autocast():
             return self.trunk(obs)
 
-    def _policy(self, features: Tensor, scale: Tensor) -> Tensor:
-        """An action with the clipped noise of the critic's and the actor's losses, [B, A]."""
-        mean = self.actor(features)
+    def _noisy(self, mean: Tensor, scale: Tensor) -> Tensor:
+        """Actions with the clipped noise of the critic's and the actor's losses, [B, A]."""
         return noisy_action(mean, scale * self._noise(mean), self.noise_clip)
 
     def _noise(self, like: Tensor) -> Tensor:

@@ -147,13 +147,17 @@ def test_the_critic_loss_counts_both_critics() -> None:
 
 def test_the_actor_loss_is_minus_the_smaller_q() -> None:
     agent = make_agent()
-    seen = features(agent, make_batch(agent)).detach()
+    batch = make_batch(agent)
+    seen = features(agent, batch).detach()
     with torch.no_grad():
         q = torch.minimum(*agent.critic(agent.critic.projection(seen), agent.actor(seen)))
-    loss = agent.update_actor(seen, torch.zeros(()))["actor_loss"]
+    no_noise = torch.zeros(())
+    loss = agent.update_actor(seen, batch.action, no_noise)["actor_loss"]
     torch.testing.assert_close(loss, -q.mean())
-    later = [agent.update_actor(seen, torch.zeros(()))["actor_loss"] for _ in range(20)]
-    assert later[-1] < loss
+    later = loss
+    for _ in range(20):
+        later = agent.update_actor(seen, batch.action, no_noise)["actor_loss"]
+    assert later < loss
 
 
 def test_latents_are_bounded_and_pixels_centred() -> None:
@@ -173,7 +177,7 @@ def test_the_critic_trains_the_trunk_and_the_actor_does_not() -> None:
     agent.update_critic(features(agent, batch), batch.action, batch.reward)
     assert changed(agent, before) == {"trunk", "critic"}
     before = tensors(agent)
-    agent.update_actor(features(agent, batch).detach(), torch.ones(()))
+    agent.update_actor(features(agent, batch).detach(), batch.action, torch.ones(()))
     assert changed(agent, before) == {"actor"}
 
 

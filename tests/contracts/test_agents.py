@@ -7,7 +7,6 @@ does not take an objective is tested without one.
 from __future__ import annotations
 
 import functools
-import inspect
 import io
 import re
 import subprocess
@@ -29,6 +28,7 @@ from curl.learning.capture import WARM_UP, Captured
 from curl.registry import find
 from curl.run.build import build_agent
 from curl.run.checkpoint import Checkpoints
+from curl.schema import constructor_of
 from support.configuration import composed
 from support.equality import assert_equal
 from support.faulty_runs import arguments
@@ -47,7 +47,7 @@ EDGE, SIZE, ACTIONS = 40, 36, 2
 def parts_of(agent: str) -> frozenset[str]:
     """The names that the agent's constructor takes."""
     name = composed(f"agent={agent}")["agent"]["name"]
-    return frozenset(inspect.signature(find(Agent, "curl.agents", name)).parameters)
+    return frozenset(constructor_of(find(Agent, "curl.agents", name))[0])
 
 
 def configuration(agent: str, objective: str, **settings: Any) -> dict[str, Any]:

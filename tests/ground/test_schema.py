@@ -9,7 +9,7 @@ import re
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from curl import schema
 from curl.agents.sac import SAC
+from curl.learning.contrast import ContrastOptions
 from curl.run import build, folder, policy, scoring
 from curl.run.checkpoint import CheckpointError
 from curl.schema import SettingsError
@@ -305,6 +306,26 @@ def test_trying_the_parts_draws_no_random_numbers() -> None:
 def test_the_signature_is_the_schema() -> None:
     model = schema.signature_model(SAC, ("channels", "query"))
     assert "discount" in model.model_fields and "channels" not in model.model_fields
+
+
+def test_a_constructor_that_passes_the_rest_on_has_the_settings_of_both() -> None:
+    class Base:
+        def __init__(self, *, rate: float, steps: int = 3, **contrast: Unpack[ContrastOptions]):
+            pass
+
+    class Between(Base):
+        pass
+
+    class Method(Between):
+        def __init__(self, *, alpha: float = 2.5, steps: int = 1, **base: Any):
+            super().__init__(steps=steps, **base)
+
+    fields = schema.signature_model(Method, ("rate",)).model_fields
+    own = {name: fields[name].default for name in ("alpha", "steps")}
+    assert own == {"alpha": 2.5, "steps": 1}
+    assert fields.keys() == own.keys() | ContrastOptions.__annotations__.keys()
+    with pytest.raises(SettingsError, match="rate"):
+        schema.require(schema.signature_model(Method), {"alpha": 1.0}, "agent")
 
 
 # -- saved configurations --------------------------------------------------------------------------
