@@ -142,6 +142,9 @@ class Policy(Scene):
         "dtype of convolutions and hidden layers"
     )
     updates_per_step: float = knob("gradient updates per agent step", gt=0, default=1)
+    encoder: Literal["finetune", "frozen", "scratch"] = knob(
+        "what becomes of the trunk of init_from", default="finetune"
+    )
 
 
 class Run(Policy):
@@ -150,7 +153,25 @@ class Run(Policy):
     model_config = ConfigDict(extra="forbid")
 
     seed: int = knob("seed of every random number", ge=0, bookkeeping=True)
-    env_steps: Positive = knob("budget in env steps", resumable=True)
+    loop: Literal["online", "offline"] = knob(
+        "online: the agent acts in the environment; offline: it learns from the dataset alone",
+        default="online",
+    )
+    env_steps: Positive | None = knob("budget of the online loop in env steps", resumable=True)
+    updates: Positive | None = knob(
+        "budget of the offline loop in updates", resumable=True, default=None
+    )
+    dataset: Text | None = knob("name of a recorded dataset", default=None)
+    dataset_episodes: Positive | None = knob(
+        "how many of its episodes are used, the first ones; null: all", default=None
+    )
+    init_from: Text | None = knob(
+        "folder of a run, or one of its state files, to begin from", bookkeeping=True, default=None
+    )
+    init_parts: Literal["trunk", "agent"] = knob(
+        "what is taken over from init_from: its convolutions, or all that it has learned",
+        default="trunk",
+    )
     initial_steps: Positive = knob("agent steps of random actions before learning")
     batch_size: Positive = knob("transitions per update")
     device: str = knob(
@@ -161,14 +182,18 @@ class Run(Policy):
         "CPU threads of PyTorch; 0: the cores that other processes leave free", ge=0, resumable=True
     )
     replay: Replay = knob("the replay buffer")
-    eval_every: Positive = knob("env steps between evaluations", resumable=True)
+    eval_every: Positive = knob("steps on the axis of the run between evaluations", resumable=True)
     eval_episodes: Positive = knob("episodes per evaluation", resumable=True)
     eval_processes: Literal["auto"] | Positive = knob(
         "environments evaluated in parallel", resumable=True
     )
-    checkpoint_every: Positive = knob("env steps between checkpoints", resumable=True)
+    checkpoint_every: Positive = knob(
+        "steps on the axis of the run between checkpoints", resumable=True
+    )
     save_replay: bool = knob("whether checkpoints hold the replay buffer", resumable=True)
-    log_every: Positive = knob("env steps between rows of training metrics", resumable=True)
+    log_every: Positive = knob(
+        "steps on the axis of the run between rows of training metrics", resumable=True
+    )
     env_timeout: float = knob(
         "seconds that an environment may take to answer", gt=0, resumable=True
     )

@@ -46,6 +46,9 @@ class Agent(ABC):
     offsets: tuple[int, ...] = ()
     """Later time offsets that its batches must carry in `Batch.future`."""
 
+    offline_only: bool = False
+    """Whether it learns from the actions of others alone: its own would teach it nothing."""
+
     @abstractmethod
     def act(self, obs: FrameStacks, *, deterministic: bool) -> Tensor:
         """Actions float32 [B, A] in [-1, 1] for B stacks: the policy's own, or exploring ones.

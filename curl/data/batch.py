@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -26,18 +25,29 @@ class FrameStacks:
         frames: uint8 [N, H, W, C], the store.
         indices: int64 [B, S], which frames of the store make each stack, oldest first.
         target: where views are wanted; None: beside the frames.
+        rest: stacks from another store that come after these; None: there are none. Then B counts
+            these as well.
     """
 
     frames: Tensor
     indices: Tensor
     target: torch.device | None = None
+    rest: FrameStacks | None = None
 
     def __len__(self) -> int:
-        return self.indices.shape[0]
+        return len(self.indices) + (0 if self.rest is None else len(self.rest))
 
     def __getitem__(self, which: slice) -> FrameStacks:
-        """Some of the stacks."""
-        return replace(self, indices=self.indices[which])
+        """Some of the stacks, in their order: a slice without a step."""
+        begin, end, step = which.indices(len(self))
+        if step != 1:
+            raise ValueError(f"stacks are sliced without a step, got {step}")
+        own, rest, end = len(self.indices), self.rest, max(begin, end)
+        if rest is not None:
+            if begin >= own:
+                return rest[begin - own : end - own]
+            rest = rest[: end - own] if end > own else None
+        return replace(self, indices=self.indices[begin:end], rest=rest)
 
     @property
     def device(self) -> torch.device:
@@ -59,7 +69,8 @@ class FrameStacks:
 
     def first_frames(self) -> FrameStacks:
         """The oldest frame of every stack, repeated: no motion is seen."""
-        return replace(self, indices=self.indices[:, :1].expand_as(self.indices))
+        rest = None if self.rest is None else self.rest.first_frames()
+        return replace(self, indices=self.indices[:, :1].expand_as(self.indices), rest=rest)
 
     def window(self, top: Tensor, left: Tensor, size: int) -> Tensor:
         """Read a `size` x `size` window of every stack, one offset for all frames of a stack.
@@ -77,6 +88,10 @@ class FrameStacks:
         Returns:
             uint8 [B, S*C, size, size], channels-last in memory, on `device`.
         """
+        if self.rest is not None:
+            own = len(self.indices)
+            ours = replace(self, rest=None).window(top[:own], left[:own], size)
+            return torch.cat([ours, self.rest.window(top[own:], left[own:], size)])
         here = self.frames.device
         if top.device != here:
             top, left = torch.stack([top, left]).to(here)
@@ -116,13 +131,16 @@ def stack_of(frames: Tensor) -> FrameStacks:
 
 
 def join(many: Sequence[FrameStacks]) -> FrameStacks:
-    """All stacks of several, one after the other; the same store is not copied."""
-    if all(stacks.frames is many[0].frames for stacks in many):
-        return replace(many[0], indices=torch.cat([stacks.indices for stacks in many]))
-    ends = accumulate((len(stacks.frames) for stacks in many), initial=0)
-    indices = [stacks.indices + begin for stacks, begin in zip(many, ends, strict=False)]
-    frames = torch.cat([stacks.frames for stacks in many])
-    return FrameStacks(frames, torch.cat(indices), many[0].target)
+    """All stacks of several, one after the other. No frame is copied."""
+    first, *others = many
+    if not others:
+        return first
+    if first.rest is not None:
+        return replace(first, rest=join([first.rest, *others]))
+    rest = join(others)
+    if first.frames is not rest.frames:
+        return replace(first, rest=rest)
+    return replace(first, indices=torch.cat([first.indices, rest.indices]), rest=rest.rest)
 
 
 @dataclass(frozen=True)
@@ -165,3 +183,25 @@ class Batch:
     terminated: Tensor
     next_obs: FrameStacks
     future: Mapping[int, Later] = field(default_factory=dict)
+
+
+def join_batches(one: Batch, other: Batch) -> Batch:
+    """The transitions of two batches, one after the other, which have the same offsets."""
+    future = {
+        offset: Later(
+            join([later.obs, other.future[offset].obs]),
+            *(
+                torch.cat([getattr(later, name), getattr(other.future[offset], name)])
+                for name in ("action", "reward", "terminated", "valid")
+            ),
+        )
+        for offset, later in one.future.items()
+    }
+    return Batch(
+        obs=join([one.obs, other.obs]),
+        action=torch.cat([one.action, other.action]),
+        reward=torch.cat([one.reward, other.reward]),
+        terminated=torch.cat([one.terminated, other.terminated]),
+        next_obs=join([one.next_obs, other.next_obs]),
+        future=future,
+    )

@@ -305,6 +305,7 @@ class Dataset:
         origin: where its episodes come from.
         lengths: transitions per episode.
         size: bytes on the disk.
+        digests: name of each file with episodes -> its SHA-256.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -320,7 +321,7 @@ class Dataset:
         # Without its spaces Minari would build the environment that the file names.
         if not {"observation_space", "action_space"} <= set(metadata):
             raise ValueError("it does not say what its frames and actions are")
-        self._files = dict(metadata[OURS]["files"])
+        self.digests: dict[str, str] = dict(metadata[OURS]["files"])
         self._storage = MinariStorage.read(folder / DATA)
         self._require_spaces()
         attributes = list(self._storage.get_episode_metadata(range(metadata["total_episodes"])))
@@ -355,7 +356,7 @@ class Dataset:
     def verify(self) -> None:
         """`DatasetError` unless its files are what was recorded, byte for byte."""
         with refusing(self.name):
-            if digests(self.folder / DATA) != self._files:
+            if digests(self.folder / DATA) != self.digests:
                 raise ValueError("its files are damaged, or were changed after the recording")
 
     def episodes(self, first: int | None = None) -> Iterator[Episode]:

@@ -14,24 +14,37 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from curl import agents, augmentations, objectives, schema
 from curl.agents.base import Agent
 from curl.checks import integer
+from curl.data import dataset
 from curl.data.batch import FrameStacks
 from curl.hardware.device import choose_device, choose_precision, find_opengl
 from curl.schema import SettingsError
 
 PARTS = ("agent", "augmentation", "objective", "frame_stack", "render_size", "precision")
-PARTS += ("updates_per_step",)
+PARTS += ("updates_per_step", "encoder", "loop", "init_from", "init_parts")
 
 
-def build_agent(config: Mapping[str, Any], *, action_dim: int, generator: torch.Generator) -> Agent:
+def build_agent(
+    config: Mapping[str, Any],
+    *,
+    action_dim: int,
+    generator: torch.Generator,
+    pretrained: Mapping[str, Tensor] | None = None,
+) -> Agent:
     """The agent of a configuration, with its augmentations and objective.
 
     It lives on the device of `generator`, which is its source of noise and views. An agent is given
     those of the parts offered here that its constructor names. One that does not name a part which
     the configuration has chosen is refused: the label of such a run would not be true.
+
+    Args:
+        action_dim: A.
+        generator: source of noise and views; its device is the agent's.
+        pretrained: weights of the trunk to begin with; None: its own initialisation.
 
     Raises:
         SettingsError: a setting that is unknown, missing or refused, or a part that the agent does
@@ -53,6 +66,8 @@ def build_agent(config: Mapping[str, Any], *, action_dim: int, generator: torch.
         "generator": generator,
         "precision": choose_precision(config["precision"], generator.device),
         "updates_per_step": config.get("updates_per_step", 1),
+        "pretrained": pretrained,
+        "frozen": config.get("encoder") == "frozen",
     }
     return agents.make(**settings, offered=offered, where="agent")
 
@@ -69,7 +84,18 @@ def chosen_parts(config: Mapping[str, Any]) -> dict[str, str]:
         chosen["key"] = "an augmentation whose key view is like its query view"
     if config["precision"] not in ("auto", "float32"):
         chosen["precision"] = "precision=float32"
+    if config.get("encoder") == "frozen":
+        chosen["frozen"] = "encoder=finetune"
+    if takes_over(config) == "trunk":
+        chosen["pretrained"] = "init_from=null"
     return chosen
+
+
+def takes_over(config: Mapping[str, Any]) -> str | None:
+    """What a run takes over from `init_from` when it begins: trunk, agent, or None for nothing."""
+    if config.get("init_from") is None or config.get("encoder") == "scratch":
+        return None
+    return config.get("init_parts", "trunk")
 
 
 def checked(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,9 +105,32 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
         SettingsError: in one line, with the dotted keys.
     """
     config = schema.checked(config)
+    require_loop(config)
     parts = {name: config[name] for name in PARTS}
     _require_parts(json.dumps(parts, sort_keys=True, default=str))
     return config
+
+
+def require_loop(config: Mapping[str, Any]) -> None:
+    """`SettingsError` unless a run has what its loop needs, and nothing that it would ignore."""
+    loop = config["loop"]
+    needed = {"online": ["env_steps"], "offline": ["updates", "dataset"]}[loop]
+    ignored = {"online": ["updates"], "offline": ["env_steps"]}[loop]
+    if config["dataset"] is None:
+        ignored.append("dataset_episodes")
+    for key in needed:
+        if config[key] is None:
+            here = f"; recorded here: {', '.join(dataset.local_names()) or 'none'}"
+            raise SettingsError(f"{key} is null: loop={loop} needs it{here * (key == 'dataset')}")
+    for key in ignored:
+        if config[key] is not None:
+            without = f"loop={loop}" if key != "dataset_episodes" else "dataset=null"
+            raise SettingsError(f"{key}={config[key]} has no meaning with {without}; leave it null")
+    if config["encoder"] != "finetune" and config["init_parts"] == "agent":
+        raise SettingsError(
+            f"encoder={config['encoder']} needs init_parts=trunk: init_parts=agent takes over the "
+            "whole agent, which learns on as it is"
+        )
 
 
 def require_machine(device: str, opengl: str) -> torch.device:
@@ -109,7 +158,12 @@ def _require_parts(parts: str) -> None:
                 told = ", ".join(f"{side}: {size} pixels" for side, size in sizes.items())
                 raise SettingsError(f"query and key views must have the same size; {told}")
             with _refusing("the agent cannot be built"):
-                build_agent(config, action_dim=1, generator=torch.Generator())
+                agent = build_agent(config, action_dim=1, generator=torch.Generator())
+            if agent.offline_only and config["loop"] == "online":
+                name = config["agent"]["name"]
+                raise SettingsError(
+                    f"agent.name={name} learns from recorded actions: it needs loop=offline"
+                )
     finally:
         torch.set_num_threads(threads)
 

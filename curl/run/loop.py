@@ -1,8 +1,8 @@
 """What every training loop does between its steps: evaluate, checkpoint, log, stop, resume, fail.
 
 A subclass says what one step is (`advance`), which of the clock's counts is the axis of its run,
-and what it adds to a checkpoint. curl/run/online.py acts in an environment and counts env steps. A
-loop without an environment would only update, and count updates.
+and what it adds to a checkpoint. curl/run/online.py acts in an environment and counts env steps.
+curl/run/offline.py learns from a dataset alone and counts updates.
 
 The budget and the intervals are positions on the axis. An interval is over at the first step that
 reaches it.
@@ -16,13 +16,14 @@ import os
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 from curl.agents.base import Agent
+from curl.data.batch import Batch
 from curl.errors import HUNG
 from curl.hardware.processor import Threads, give_back
 from curl.run.checkpoint import (
@@ -43,6 +44,7 @@ from curl.run.guard import (
     Signals,
     StopSignal,
     Watchdog,
+    failures_of,
     is_out_of_memory,
     reason,
     remedied,
@@ -50,6 +52,16 @@ from curl.run.guard import (
 from curl.run.logger import Logger
 
 log = logging.getLogger("curl")
+
+
+class Source(Protocol):
+    """What transitions are drawn from, such as a replay buffer."""
+
+    def sample(
+        self, batch_size: int, generator: torch.Generator, offsets: Sequence[int] = ()
+    ) -> Batch:
+        """A batch, as `ReplayBuffer.sample` draws it."""
+        ...
 
 
 class Trainer(ABC):
@@ -72,6 +84,8 @@ class Trainer(ABC):
         log_every: interval of training rows.
         video: whether evaluations leave an MP4.
         env_timeout: seconds that an environment may take to answer.
+        dataset: name of each file of the dataset that the agent learns from -> its SHA-256; empty
+            without one. A checkpoint holds them, so that no run goes on with other data.
     """
 
     axis: ClassVar[str]
@@ -99,7 +113,9 @@ class Trainer(ABC):
         log_every: int,
         video: bool,
         env_timeout: float,
+        dataset: Mapping[str, str] | None = None,
     ) -> None:
+        self.dataset = dict(dataset or {})
         self.agent, self.evaluator = agent, evaluator
         self.logger, self.checkpoints = logger, checkpoints
         self.generator, self.config, self.sizes = generator, config, sizes
@@ -183,6 +199,15 @@ class Trainer(ABC):
             except Exception as failure:
                 raise self.failed(failure) from failure
         return self.stop.number
+
+    def learn(self, source: Source, batch_size: int) -> None:
+        """One update of the agent, on transitions of `source`."""
+        with failures_of("the agent's update", self.remedy):
+            batch = source.sample(batch_size, self.generator, self.agent.offsets)
+            metrics = self.agent.update(batch)
+            self.finite.note(metrics, self.clock.now, self.axis)
+        self.clock.updates += 1
+        self.metrics |= metrics
 
     def at_intervals(self) -> None:
         """Evaluate and checkpoint if it is time."""
@@ -284,6 +309,7 @@ class Trainer(ABC):
                 "config": self.config,
                 "sizes": self.sizes.state(),
                 "axis": self.axis,
+                "dataset": self.dataset,
                 "counters": self.counters(),
                 "metrics": {name: float(value) for name, value in self.metrics.items()},
                 **self.own_state(),
@@ -315,6 +341,8 @@ class Trainer(ABC):
             raise CheckpointError(f"the checkpoint counts {theirs}, this run counts {ours}")
         if (saved := sizes_of(state)) not in (None, self.sizes):
             raise CheckpointError(f"the checkpoint is of {saved}, the run is of {self.sizes}")
+        if state.get("dataset", {}) != self.dataset:  # older versions had none
+            raise CheckpointError("the dataset is not the one that the run has learned from so far")
         self.agent.load(state["agent"])
         state["counters"] |= clock.counts()
         counters, self.metrics, wall_time = restored_progress(state, self.counters())

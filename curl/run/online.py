@@ -20,6 +20,7 @@ import torch
 
 from curl.checks import positive
 from curl.data.environment import episode_length
+from curl.data.mixture import Mixture
 from curl.data.replay import ReplayBuffer
 from curl.data.seeding import Stream, episode_seed, random_action
 from curl.run.checkpoint import Sizes
@@ -36,6 +37,8 @@ class OnlineTrainer(Trainer):
     Args:
         env: of `make_env`; the caller closes it.
         replay: where transitions are stored.
+        prior: holds the transitions of a dataset, which give half of each batch; None: there are
+            none.
         env_steps: budget.
         batch_size: transitions per update.
         updates_per_step: gradient updates per agent step; a fraction is kept exactly.
@@ -58,6 +61,7 @@ class OnlineTrainer(Trainer):
         updates_per_step: float,
         initial_steps: int,
         save_replay: bool,
+        prior: ReplayBuffer | None = None,
         signals: Signals | None = None,
         **others: Any,
     ) -> None:
@@ -67,6 +71,7 @@ class OnlineTrainer(Trainer):
         super().__init__(budget=env_steps, sizes=sizes, signals=signals, **others)
         self.env = Watched(env, self.watchdog)
         self.replay, self.save_replay = replay, save_replay
+        self.source = replay if prior is None else Mixture(replay, prior)
         self.batch_size, self.initial_steps = batch_size, initial_steps
         self.updates_per_step = as_fraction(positive("updates_per_step", updates_per_step))
         self.episode = -1  # number of the episode under way
@@ -103,12 +108,7 @@ class OnlineTrainer(Trainer):
         if self.replay.last < min(self.initial_steps, self.replay.capacity):
             return
         for _ in range(updates_due(self.updates_per_step, self.agent_steps - self.initial_steps)):
-            with failures_of("the agent's update", self.remedy):
-                batch = self.replay.sample(self.batch_size, self.generator, self.agent.offsets)
-                metrics = self.agent.update(batch)
-                self.finite.note(metrics, self.clock.now, self.axis)
-            self.clock.updates += 1
-            self.metrics |= metrics
+            self.learn(self.source, self.batch_size)
 
     def step(self, action: torch.Tensor) -> None:
         """Make the action in the environment, and store what comes of it."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,6 +26,7 @@ from curl.hardware.device import (
 from curl.hardware.limits import available_cores
 from curl.hardware.processor import Threads, keep_freed_memory
 from curl.run.build import build_agent, checked, require_machine
+from curl.run.clock import words
 from curl.run.folder import (
     CHECKPOINTS,
     METRICS,
@@ -36,6 +38,12 @@ from curl.run.folder import (
     save_config,
 )
 from curl.run.guard import Signals
+from curl.run.inputs import recorded, require_inputs, take_over, trunk_of
+
+if TYPE_CHECKING:
+    from curl.data.dataset import Dataset
+    from curl.data.replay import ReplayBuffer
+    from curl.run.loop import Trainer
 
 
 def train(config: Mapping[str, Any], *, signals: Signals | None = None) -> int:
@@ -64,6 +72,7 @@ def train(config: Mapping[str, Any], *, signals: Signals | None = None) -> int:
     device = require_machine(config["device"], config["opengl"])
     folder = Path(config["run_dir"])
     refuse_another_run(folder, config)
+    require_inputs(config)
     with contextlib.ExitStack() as stack, noting_failure(folder):
         if signals is None:
             signals = Signals()
@@ -104,29 +113,24 @@ def build_and_run(
     backend = choose_opengl(config["opengl"], device)
     load_renderer(backend)
     # Only now: these import the packages that draw, which find the renderer as it is set up here.
-    from curl.data.environment import environment_settings, make_env
-    from curl.data.replay import ReplayBuffer
+    from curl.data.environment import environment_settings
     from curl.run.checkpoint import Checkpoints
     from curl.run.evaluation import Evaluator
     from curl.run.logger import Logger
-    from curl.run.online import OnlineTrainer
 
     folder = Path(config["run_dir"])
     generator = seed_everything(config["seed"], device)
     environment = environment_settings(config, renders_in_software(backend, device))
-    env = make_env(**environment)
-    stack.callback(env.close)
-    action_dim = int(env.action_space.shape[0])  # pyright: ignore[reportOptionalSubscript]
-    agent = build_agent(config, action_dim=action_dim, generator=generator)
-    replay_device = device if config["replay"]["device"] == "auto" else torch.device("cpu")
-    replay = ReplayBuffer(
-        capacity=config["replay"]["capacity"],
-        frame_size=config["render_size"],
-        action_dim=action_dim,
-        frame_stack=config["frame_stack"],
-        device=replay_device,
-        target=device,
+    build_loop = {"online": online, "offline": offline}[config["loop"]]
+    loop = build_loop(config, environment, device, stack)
+    axis = loop.kind.axis
+    begun = bool(RunFolder(folder).states())
+    pretrained = None if begun else trunk_of(config)
+    agent = build_agent(
+        config, action_dim=loop.action_dim, generator=generator, pretrained=pretrained
     )
+    if not begun:
+        take_over(agent, config)
     stack.enter_context(locked(folder))
     RunFolder(folder).failure.unlink(missing_ok=True)
     precision = choose_precision(config["precision"], device)
@@ -136,20 +140,19 @@ def build_and_run(
         "shadow_size": environment["shadow_size"],
         "device": str(device),
         "precision": str(precision).removeprefix("torch."),
-        "axis": OnlineTrainer.axis,
+        "axis": axis,
     }
     save_config(folder, config, used)
     logger = Logger(
         folder=folder,
-        axis=OnlineTrainer.axis,
-        budget=config["env_steps"],
+        axis=axis,
+        budget=config[axis],
         config=config,
         **config["logger"],
     )
     stack.callback(logger.close)
     logger.announce(
-        f"{environment['env_id']}, {config['env_steps']:,} env steps, on {device} "
-        f"({precision}, {backend})",
+        f"{loop.what}, {config[axis]:,} {words(axis)}, on {device} ({precision}, {backend})",
         f"Results go to {folder}: {METRICS}, {VIDEOS} and {CHECKPOINTS}.",
         "Ctrl-C stops with a checkpoint; the same command resumes the run.",
         *([config["about"]] if config["about"] else []),
@@ -165,28 +168,98 @@ def build_and_run(
     )
     stack.callback(evaluator.close)
     threads.adapt()  # to what happened while everything was built
-    trainer = OnlineTrainer(
+    trainer = loop.kind(
         agent=agent,
         threads=threads,
-        env=env,
         evaluator=evaluator,
-        replay=replay,
         logger=logger,
         checkpoints=Checkpoints(folder),
         generator=generator,
         config=config,
         signals=signals,
         seed=config["seed"],
-        env_steps=config["env_steps"],
-        batch_size=config["batch_size"],
-        updates_per_step=config["updates_per_step"],
-        initial_steps=config["initial_steps"],
         eval_every=config["eval_every"],
         checkpoint_every=config["checkpoint_every"],
-        save_replay=config["save_replay"],
         log_every=config["log_every"],
         video=config["video"],
         env_timeout=config["env_timeout"],
+        **{axis: config[axis]},  # the setting and the argument are called like the axis
+        **loop.parts,
     )
     stopped_by = trainer.run()
     return 0 if stopped_by is None else 128 + stopped_by
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A training loop before it is built.
+
+    Attributes:
+        kind: the class of its trainer.
+        parts: what that takes besides the parts of every trainer.
+        action_dim: A.
+        what: what the agent learns from, for the first line that a run prints.
+    """
+
+    kind: type[Trainer]
+    parts: dict[str, Any]
+    action_dim: int
+    what: str
+
+
+def online(
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    device: torch.device,
+    stack: contextlib.ExitStack,
+) -> Loop:
+    """Opens the environment, and allocates the replay buffer."""
+    from curl.data.environment import make_env
+    from curl.data.replay import ReplayBuffer
+    from curl.run.online import OnlineTrainer
+
+    env = make_env(**environment)
+    stack.callback(env.close)
+    action_dim = int(env.action_space.shape[0])  # pyright: ignore[reportOptionalSubscript]
+    replay = ReplayBuffer(
+        capacity=config["replay"]["capacity"],
+        frame_size=config["render_size"],
+        action_dim=action_dim,
+        **storage(config, device),
+    )
+    settings = ("batch_size", "updates_per_step", "initial_steps", "save_replay")
+    parts = {"env": env, "replay": replay, **{name: config[name] for name in settings}}
+    what = environment["env_id"]
+    if (found := recorded(config)) is not None:
+        found.require(action_dim=action_dim)
+        parts |= {"prior": filled(found, config, device), "dataset": found.digests}
+        what += f" and {found.name}"
+    return Loop(OnlineTrainer, parts, action_dim, what)
+
+
+def offline(
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    device: torch.device,
+    stack: contextlib.ExitStack,
+) -> Loop:
+    """Reads the dataset. Evaluations open the environment."""
+    from curl.run.offline import OfflineTrainer
+
+    found = recorded(config)
+    assert found is not None  # `checked` has seen to it
+    replay = filled(found, config, device)
+    parts = {"replay": replay, "dataset": found.digests, "batch_size": config["batch_size"]}
+    what = f"{len(replay):,} transitions of {found.name} ({environment['env_id']})"
+    return Loop(OfflineTrainer, parts, found.origin.action_dim, what)
+
+
+def filled(dataset: Dataset, config: Mapping[str, Any], device: torch.device) -> ReplayBuffer:
+    """A buffer with the episodes of a dataset that the run uses."""
+    return dataset.replay(episodes=config["dataset_episodes"], **storage(config, device))
+
+
+def storage(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """How a buffer of transitions stacks its frames, and where it lies."""
+    on = device if config["replay"]["device"] == "auto" else torch.device("cpu")
+    return {"frame_stack": config["frame_stack"], "device": on, "target": device}

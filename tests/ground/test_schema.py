@@ -138,7 +138,11 @@ def test_wrong_values_are_refused_by_name(key: str) -> None:
     [
         ("seed", -1, "seed must be an integer >= 0, got -1"),
         ("seed", "x", "seed must be an integer >= 0, got 'x'"),
-        ("env_steps", 1e5, "env_steps must be an integer >= 1, got 100000.0 (write 100000)"),
+        (
+            "env_steps",
+            1e5,
+            "env_steps must be an integer >= 1 or null, got 100000.0 (write 100000)",
+        ),
         ("threads", -1, "threads must be an integer >= 0, got -1"),
         ("eval_processes", 0, "eval_processes must be auto or an integer >= 1, got 0"),
         ("env_timeout", 0, "env_timeout must be a finite number > 0, got 0"),
@@ -380,8 +384,8 @@ def test_differences_from_anything_are_told(before: Any) -> None:
     assert folder.differences(before, default())
 
 
-def test_bookkeeping_is_what_a_resume_may_change_and_seed_and_label() -> None:
-    assert {"seed", "label"} == schema.BOOKKEEPING - folder.RESUMABLE
+def test_bookkeeping_is_what_a_resume_may_change_and_what_differs_between_seeds() -> None:
+    assert {"seed", "label", "init_from"} == schema.BOOKKEEPING - folder.RESUMABLE
 
 
 def test_what_an_evaluation_reads_is_checked_and_nothing_else() -> None:

@@ -1,0 +1,104 @@
+"""What a run takes in when it begins: a recorded dataset, and what another run has learned.
+
+Both are looked at before anything is opened, so that a misspelt name is one line at once. A run
+that is resumed has taken over what it needed, so it does not read `init_from` again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from curl.agents.base import Agent
+from curl.data import dataset
+from curl.run.build import takes_over
+from curl.run.checkpoint import CheckpointError, refuse_foreign_content
+from curl.run.folder import RunFolder
+from curl.run.policy import read
+from curl.schema import SettingsError
+
+
+def require_inputs(config: Mapping[str, Any]) -> None:
+    """`SettingsError` unless the dataset and the run that a configuration names can be used."""
+    recorded(config)
+    if not RunFolder(Path(config["run_dir"])).states():
+        trunk_of(config)
+        state_of(config)
+
+
+def recorded(config: Mapping[str, Any]) -> dataset.Dataset | None:
+    """The dataset of a run, whose episodes are not read yet; None if it has none.
+
+    Raises:
+        SettingsError: it is missing or damaged, its frames or its environment are not those of the
+            run, or it has fewer episodes than the run wants.
+    """
+    name = config["dataset"]
+    if name is None:
+        return None
+    task = config["task"]
+    try:
+        found = dataset.read(name)
+        found.require(
+            environment=task["env_id"],
+            action_repeat=task["action_repeat"],
+            render_size=config["render_size"],
+        )
+    except dataset.DatasetError as error:
+        raise SettingsError(f"dataset={name}: {error}") from None
+    wanted = config["dataset_episodes"]
+    if wanted is not None and wanted > len(found):
+        raise SettingsError(
+            f"dataset_episodes={wanted}: the dataset {name} has {len(found)} episodes"
+        )
+    return found
+
+
+def trunk_of(config: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """The weights of the trunk that a new run begins with; None: those of its own initialisation.
+
+    Raises:
+        SettingsError: `init_from` is no run, or its trunk cannot be found.
+    """
+    if takes_over(config) != "trunk":
+        return None
+    found = learned(config).get("modules", {}).get("trunk")
+    if not isinstance(found, Mapping) or not all(isinstance(w, Tensor) for w in found.values()):
+        raise SettingsError(f"init_from={config['init_from']}: its agent has no trunk to take over")
+    return dict(found)
+
+
+def state_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The state of the agent that a new run begins with; None if it begins with its own.
+
+    Raises:
+        SettingsError: `init_from` is no run.
+    """
+    return learned(config) if takes_over(config) == "agent" else None
+
+
+def learned(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of the agent of `init_from`; `SettingsError` if there is none."""
+    run = config["init_from"]
+    try:
+        with refuse_foreign_content(Path(run)):
+            return dict(read(Path(run))["agent"])
+    except CheckpointError as error:
+        raise SettingsError(f"init_from={run}: {error}") from None
+
+
+def take_over(agent: Agent, config: Mapping[str, Any]) -> None:
+    """Let a new agent begin as the whole agent of `init_from`, if the run wants that.
+
+    Raises:
+        SettingsError: that agent is another one.
+    """
+    if (state := state_of(config)) is None:
+        return
+    try:
+        agent.load(state)
+    except ValueError as error:
+        raise SettingsError(f"init_from={config['init_from']}: {error}") from None

@@ -1,0 +1,280 @@
+"""The offline loop, and what a run takes in: a dataset, and what another run has learned."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from curl.agents.sac import SAC
+from curl.data import dataset as datasets
+from curl.data.batch import Batch, Metrics
+from curl.data.dataset import Episode
+from curl.data.seeding import Stream, episode_seed
+from curl.run import inputs
+from curl.run.build import checked
+from curl.run.checkpoint import read_state
+from curl.run.folder import RunFolder, read_config
+from curl.run.start import train
+from support.configuration import composed
+from support.equality import assert_equal as assert_equal_at
+from support.faulty import EDGE, Sound
+from support.programs import SETTINGS, rows, timeless
+
+NAME = "sound/random-v0"
+EPISODES, STEPS = 4, 20
+OFFLINE: dict[str, Any] = {
+    **SETTINGS,
+    "task.env_id": "Sound-v0",
+    "task.action_repeat": 1,
+    "loop": "offline",
+    "env_steps": "null",
+    "updates": 12,
+    "dataset": NAME,
+    "eval_every": 6,
+    "checkpoint_every": 4,
+    "log_every": 2,
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A dataset of random actions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("datasets")))
+        datasets.write(NAME, [played(seed) for seed in range(EPISODES)], origin())
+        yield
+
+
+def origin(**changes: Any) -> datasets.Origin:
+    from support.datasets import origin as facts
+
+    return facts(EDGE, action_dim=1, **changes)
+
+
+def played(seed: int) -> Episode:
+    """An episode of random actions."""
+    env, draw = Sound(), np.random.default_rng(seed)
+    env.reset(seed=seed)
+    frames, rewards = [env.render()], []
+    actions = draw.uniform(-1, 1, (STEPS, 1)).astype(np.float32)
+    for action in actions:
+        rewards.append(env.step(action)[1])
+        frames.append(env.render())
+    return Episode(np.stack(frames), actions, np.float32(rewards), False, True, seed=seed)
+
+
+def assert_equal(ours: Any, theirs: Any) -> None:
+    assert_equal_at(ours, theirs, "")
+
+
+def config(folder: Path, **changes: Any) -> dict[str, Any]:
+    settings = OFFLINE | {key.replace("__", "."): value for key, value in changes.items()}
+    found = composed(f"run_dir={folder}", *(f"{key}={value}" for key, value in settings.items()))
+    return {key: value for key, value in found.items() if key != "experiment"}
+
+
+def newest(folder: Path) -> dict[str, Any]:
+    return read_state(RunFolder(folder).states()[-1])
+
+
+def test_a_run_learns_from_a_dataset_alone(tmp_path: Path) -> None:
+    assert train(config(tmp_path)) == 0
+    state = newest(tmp_path)
+    assert state["axis"] == "updates" and state["segments"] == []
+    assert (state["counters"]["updates"], state["counters"]["env_steps"]) == (12, 0)
+    assert read_config(tmp_path)["used"]["axis"] == "updates"
+    kinds = [(row["kind"], row["updates"]) for row in rows(tmp_path)]
+    assert [at for kind, at in kinds if kind == "evaluation"] == [0, 6, 12]
+    assert [at for kind, at in kinds if kind == "train"] == [2, 4, 6, 8, 10, 12]
+    assert [path.stem for path in RunFolder(tmp_path).states()] == ["state-8", "state-12"]
+
+
+@pytest.mark.parametrize("agent", ["curl", "drqv2"])
+def test_a_resumed_run_is_the_run_that_was_not_stopped(agent: str, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    sizes = {"agent": agent, "batch_size": 8, "updates_per_step": 1}
+    assert train(config(whole, **sizes)) == 0
+    assert train(config(parts, **sizes, updates=7)) == 0
+    assert train(config(parts, **sizes)) == 0
+    for key in ("agent", "generator", "counters", "metrics"):
+        assert_equal(newest(parts)[key], newest(whole)[key])
+    at_seven = [row for row in timeless(parts) if row["updates"] == 7]
+    assert [row["kind"] for row in at_seven] == ["evaluation"]  # the first budget ended there
+    assert [row for row in timeless(parts) if row not in at_seven] == timeless(whole)
+
+
+def test_the_agent_cannot_tell_which_loop_it_learns_in(tmp_path: Path) -> None:
+    """The same buffer, generator and number of updates: the same weights."""
+    from curl.run.build import build_agent
+
+    settings = checked(config(tmp_path))
+    assert train(settings) == 0
+    found = inputs.recorded(settings)
+    assert found is not None
+    from curl.data.seeding import seed_everything
+
+    generator = seed_everything(settings["seed"], torch.device("cpu"))
+    agent = build_agent(settings, action_dim=1, generator=generator)
+    replay = found.replay(frame_stack=settings["frame_stack"])
+    for _ in range(12):
+        agent.update(replay.sample(8, generator, agent.offsets))
+    assert_equal(newest(tmp_path)["agent"], agent.state())
+
+
+def test_some_episodes_of_a_dataset(tmp_path: Path) -> None:
+    settings = checked(config(tmp_path, dataset_episodes=2))
+    found = inputs.recorded(settings)
+    assert found is not None and len(found.replay(episodes=2)) == 2 * STEPS
+    assert train(settings) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "null"}, f"dataset is null: loop=offline needs it; recorded here: {NAME}"),
+        ({"dataset": "sound/randon-v0"}, f"did you mean {NAME}"),
+        ({"updates": "null"}, "updates is null: loop=offline needs it"),
+        ({"env_steps": 100}, "env_steps=100 has no meaning with loop=offline"),
+        ({"loop": "online", "env_steps": 100}, "updates=12 has no meaning with loop=online"),
+        ({"loop": "online", "updates": "null"}, "env_steps is null: loop=online needs it"),
+        ({"dataset_episodes": 5}, "dataset_episodes=5: the dataset sound/random-v0 has 4 episodes"),
+        ({"task.action_repeat": 2}, "has action_repeat=1, and not 2"),
+        ({"render_size": 44}, "has render_size=40, and not 44"),
+        ({"task.env_id": "Short-v0"}, "has environment=Sound-v0, and not Short-v0"),
+        ({"init_from": "nowhere"}, "init_from=nowhere: nowhere does not exist"),
+        (
+            {"init_from": "nowhere", "init_parts": "agent", "encoder": "frozen"},
+            "encoder=frozen needs init_parts=trunk",
+        ),
+    ],
+)
+def test_what_cannot_be_learned_from_is_refused_before_anything_is_written(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError) as caught:
+        train(config(folder, **changes))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not folder.exists()
+
+
+def test_a_run_does_not_go_on_with_another_dataset_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(config(tmp_path / "run")) == 0
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "others"))
+    datasets.write(NAME, [played(seed) for seed in range(9, 9 + EPISODES)], origin())
+    with pytest.raises(ValueError, match="the dataset is not the one"):
+        train(config(tmp_path / "run", updates=20))
+
+
+# -- online with a dataset -------------------------------------------------------------------------
+
+
+BOTH = {"loop": "online", "updates": "null", "env_steps": 60, "eval_every": 30}
+
+
+def test_an_online_run_takes_half_of_each_batch_from_a_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    update = SAC.update
+
+    def watched(agent: SAC, batch: Batch) -> Metrics:
+        assert batch.obs.rest is not None
+        own, recorded = batch.obs.frames, batch.obs.rest.frames
+        seen.append((len(batch.obs.rest), len(batch.obs)))
+        assert len(recorded) >= EPISODES * (STEPS + 1) > len(own)
+        return update(agent, batch)
+
+    monkeypatch.setattr(SAC, "update", watched)
+    assert train(config(tmp_path, **BOTH)) == 0
+    assert seen == [(4, 8)] * 35
+
+
+def test_a_resumed_online_run_with_a_dataset_is_the_run_that_was_not_stopped(
+    tmp_path: Path,
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert train(config(whole, **BOTH)) == 0
+    assert train(config(parts, **BOTH | {"env_steps": 41})) == 0
+    assert train(config(parts, **BOTH)) == 0
+    for key in ("agent", "generator", "metrics"):
+        assert_equal(newest(parts)[key], newest(whole)[key])
+
+
+# -- what is taken over ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrained")
+    assert train(config(folder)) == 0
+    return folder
+
+
+def first_trunk(folder: Path, **changes: Any) -> dict[str, Any]:
+    """The trunk of a run that has made as good as no update yet, and its newest one."""
+    assert train(config(folder, **changes)) == 0
+    return newest(folder)["agent"]["modules"]["trunk"]
+
+
+def test_frozen_is_frozen_and_finetune_moves(pretrained: Path, tmp_path: Path) -> None:
+    theirs = newest(pretrained)["agent"]["modules"]["trunk"]
+    changes = {"init_from": pretrained, "objective": "none", "seed": 5}
+    assert_equal(first_trunk(tmp_path / "frozen", encoder="frozen", **changes), theirs)
+    for encoder in ("finetune", "scratch"):
+        trunk = first_trunk(tmp_path / encoder, encoder=encoder, **changes)
+        moved = sum(float((trunk[name] - theirs[name]).abs().mean()) for name in theirs)
+        assert (0 < moved < 0.1) if encoder == "finetune" else moved > 0.1
+
+
+def test_an_online_run_begins_with_a_pretrained_trunk(pretrained: Path, tmp_path: Path) -> None:
+    theirs = newest(pretrained)["agent"]["modules"]["trunk"]
+    online = {"loop": "online", "updates": "null", "dataset": "null", "env_steps": 30}
+    changes = online | {"init_from": pretrained, "objective": "none", "encoder": "frozen"}
+    assert_equal(first_trunk(tmp_path / "run", **changes), theirs)
+
+
+def test_the_whole_agent_is_taken_over(pretrained: Path, tmp_path: Path) -> None:
+    settings = checked(config(tmp_path, init_from=pretrained, init_parts="agent"))
+    from curl.run.build import build_agent
+
+    agent = build_agent(settings, action_dim=1, generator=torch.Generator())
+    inputs.take_over(agent, settings)
+    assert_equal(agent.state(), newest(pretrained)["agent"])
+    other = checked(config(tmp_path, init_from=pretrained, init_parts="agent", agent="drqv2"))
+    with pytest.raises(ValueError, match=r"init_from=.* does not fit"):
+        inputs.take_over(build_agent(other, action_dim=1, generator=torch.Generator()), other)
+
+
+def test_a_resume_does_not_need_the_pretrained_run_any_more(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    gone = Path(shutil.copytree(pretrained, tmp_path / "gone"))
+    changes = {"init_from": gone, "objective": "none", "encoder": "frozen"}
+    before = first_trunk(tmp_path / "run", **changes)
+    shutil.rmtree(gone)
+    assert_equal(first_trunk(tmp_path / "run", updates=16, **changes), before)
+    assert newest(tmp_path / "run")["counters"]["updates"] == 16
+
+
+def test_a_trunk_of_other_sizes_is_refused(pretrained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="trunk") as caught:
+        train(config(tmp_path / "run", init_from=pretrained, agent__filters=8))
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_no_recorded_episode_is_one_of_an_evaluation() -> None:
+    """Not by luck: the seeds of the two lie in ranges that do not meet."""
+    seeds = {
+        stream: {episode_seed(seed, stream, i) for seed in range(30) for i in range(30)}
+        for stream in (Stream.RECORDING, Stream.EVALUATION, Stream.TRAINING)
+    }
+    assert min(seeds[Stream.RECORDING]) >= 2**31
+    assert max(seeds[Stream.EVALUATION] | seeds[Stream.TRAINING]) < 2**31
