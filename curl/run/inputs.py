@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from curl.agents.base import Agent
 from curl.data import dataset
-from curl.run.build import takes_over
+from curl.run.build import build_agent, takes_over
 from curl.run.checkpoint import CheckpointError, refuse_foreign_content
 from curl.run.folder import RunFolder
 from curl.run.policy import read
@@ -24,9 +25,15 @@ from curl.schema import SettingsError
 def require_inputs(config: Mapping[str, Any]) -> None:
     """`SettingsError` unless the dataset and the run that a configuration names can be used."""
     recorded(config)
-    if not RunFolder(Path(config["run_dir"])).states():
-        trunk_of(config)
-        state_of(config)
+    if RunFolder(Path(config["run_dir"])).states():
+        return
+    state_of(config)
+    if (trunk := trunk_of(config)) is not None:
+        try:
+            with torch.random.fork_rng(devices=()):
+                build_agent(config, action_dim=1, generator=torch.Generator(), pretrained=trunk)
+        except ValueError as error:
+            raise SettingsError(f"init_from={config['init_from']}: {error}") from None
 
 
 def recorded(config: Mapping[str, Any]) -> dataset.Dataset | None:
