@@ -19,7 +19,6 @@ from torch import Tensor
 from curl import agents, augmentations, objectives, schema
 from curl.agents.base import Agent
 from curl.checks import integer
-from curl.data import dataset
 from curl.data.batch import FrameStacks
 from curl.hardware.device import choose_device, choose_precision, find_opengl
 from curl.schema import SettingsError
@@ -120,6 +119,8 @@ def require_loop(config: Mapping[str, Any]) -> None:
         ignored.append("dataset_episodes")
     for key in needed:
         if config[key] is None:
+            from curl.data import dataset  # Gymnasium, which a policy that only acts does without
+
             here = f"; recorded here: {', '.join(dataset.local_names()) or 'none'}"
             raise SettingsError(f"{key} is null: loop={loop} needs it{here * (key == 'dataset')}")
     for key in ignored:
