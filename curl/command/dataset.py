@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from curl.command.parser import Parser, add_out
-from curl.data.dataset import Dataset, Episode, read
+from curl.data.dataset import Dataset, Episode, Origin, read
 from curl.summary import sample_std
 from curl.tables import make_console, table
 
@@ -22,9 +22,8 @@ CELL = 0.88  # inches
 def parser() -> Parser:
     parser = Parser(
         "dataset",
-        "Show what a dataset holds that `python -m curl record` has written: its size, the returns "
-        "of its\nepisodes, the ranges of its actions, and where it comes from. Every episode is "
-        "read, so a damaged\ndataset is noticed.",
+        "Show what a local dataset holds: its size, the returns of its episodes, the ranges of its "
+        "actions,\nand where it comes from. Every episode is read, so that damage is noticed.",
         examples={
             "cartpole_swingup/expert-v0": "Tables and a histogram of the returns.",
             "cartpole_swingup/expert-v0 --out expert.png": "Also a sheet with frames of "
@@ -109,7 +108,7 @@ def show(dataset: Dataset, found: Summary, console: Console) -> None:
             "policy",
             origin.policy if origin.seed is None else f"{origin.policy}, seed {origin.seed}",
         ),
-        ("checkpoint", f"{origin.checkpoint}, {origin.env_steps:,} env steps"),
+        *sources(origin),
         ("frame stack", str(origin.frame_stack)),
         ("version", origin.version),
     ]
@@ -125,6 +124,19 @@ def show(dataset: Dataset, found: Summary, console: Console) -> None:
     columns = zip(found.low, found.mean, found.high, strict=True)
     cells = [(str(i), *(f"{x:.3f}" for x in column)) for i, column in enumerate(columns)]
     section(console, head, cells, right=range(1, 4))
+
+
+def sources(origin: Origin) -> list[tuple[str, str]]:
+    """The rows that say where episodes come from: a checkpoint, a folder, or other datasets."""
+    rows = []
+    if origin.checkpoint is not None:
+        rows.append(("checkpoint", f"{origin.checkpoint}, {origin.env_steps:,} env steps"))
+    if origin.imported is not None:
+        rows.append(("imported from", origin.imported))
+    for part in origin.parts:
+        rows.append(("part", part.policy))
+        rows += sources(part)
+    return rows
 
 
 def section(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import keyword
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import NoReturn
 
 from curl.command.parser import COMMANDS
@@ -41,8 +43,13 @@ def find(arguments: Sequence[str]) -> Callable[[], int]:
         return functools.partial(
             refuse, f"unknown command {name!r}{nearest(name, COMMANDS)}; known: {known}"
         )
-    command = importlib.import_module(f"curl.command.{name}")
-    return functools.partial(command.main, rest)
+    return functools.partial(module(name).main, rest)
+
+
+def module(name: str) -> ModuleType:
+    """The module of a command. It is imported here."""
+    found = f"{name}_" if keyword.iskeyword(name) else name
+    return importlib.import_module(f"curl.command.{found}")
 
 
 def show(text: str, code: int = 0) -> int:

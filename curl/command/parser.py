@@ -1,7 +1,8 @@
 """The shape that all commands share: their help, their refusals, and the options that several have.
 
-A command is a module of this package with the name that the user types. Its `main` takes the
-arguments behind that name and returns the exit code of the process.
+A command is a module of this package with the name that the user types, and an underscore behind it
+where Python has that word for itself. Its `main` takes the arguments behind that name and returns
+the exit code of the process.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ COMMANDS = {
     "status": "Show how far runs are, and which of them failed.",
     "views": "Draw what every augmentation makes of one observation.",
     "record": "Record the episodes of a saved agent as a dataset.",
-    "dataset": "Show what a recorded dataset holds.",
+    "import": "Import a folder of V-D4RL as a dataset.",
+    "join": "Join several datasets into one.",
+    "dataset": "Show what a dataset holds.",
 }
 SEEDS = "Any integer from 0 on is a seed."
 
@@ -113,6 +116,18 @@ def add_out(parser: Parser, what: str, default: Path | None = None) -> None:
     """--out PATH: what the command writes."""
     told = "" if default is None else f" The default is {default}."
     parser.add_argument("--out", type=Path, metavar="PATH", default=default, help=f"{what}{told}")
+
+
+def add_dataset(parser: Parser) -> None:
+    """--dataset NAME: the dataset that the command writes."""
+    parser.add_argument(
+        "--dataset",
+        metavar="NAME",
+        required=True,
+        help="The name of the new dataset: an optional namespace, a name and a version, as "
+        "cartpole_swingup/expert-v0. It is written to the folder MINARI_DATASETS_PATH, which is "
+        "~/.minari/datasets unless the environment says otherwise.",
+    )
 
 
 def add_seed(parser: Parser, what: str, option: str = "--seed") -> None:

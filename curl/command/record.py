@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from curl.checks import choice, integer
-from curl.command.parser import Parser, add_device, add_opengl, add_seed, number
-from curl.data.dataset import Dataset, Episode, episodes_of, require_free, write
+from curl.command.parser import Parser, add_dataset, add_device, add_opengl, add_seed, number
+from curl.command.writing import CODES, until, writing
+from curl.data.dataset import Dataset, episodes_of, require_free, write
 from curl.data.seeding import seed_everything
-from curl.run.guard import StopSignal
 from curl.run.policy import load, make_env
 from curl.run.recording import POLICIES, origin_of_policy, play, saved_replay
 
@@ -36,7 +35,7 @@ def parser() -> Parser:
                 "What the run has stored while it learned."
             ),
         },
-        codes={"128+n": "Signal n ended the command; no dataset was written."},
+        codes=CODES,
     )
     parser.add_argument(
         "run",
@@ -45,14 +44,7 @@ def parser() -> Parser:
         help="The folder of a run, of which the newest sound checkpoint is taken, or a state file "
         "of a checkpoint.",
     )
-    parser.add_argument(
-        "--dataset",
-        metavar="NAME",
-        required=True,
-        help="The name of the new dataset: an optional namespace, a name and a version, as "
-        "cartpole_swingup/expert-v0. It is written to the folder MINARI_DATASETS_PATH, which is "
-        "~/.minari/datasets unless the environment says otherwise.",
-    )
+    add_dataset(parser)
     parser.add_argument(
         "--episodes",
         type=number,
@@ -90,19 +82,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     require_options(options)
     require_free(options.dataset)
-    asked = StopSignal(
-        lambda text: print(text, file=sys.stderr), what="stopping; no dataset is written"
-    )
     record = record_replay if options.replay else record_episodes
-    try:
-        made = record(options, lambda: asked.number is not None)
-    except InterruptedError:
-        if asked.number is None:
-            raise
-        return 128 + asked.number
-    counts = f"{len(made)} episodes, {made.transitions:,} transitions, {made.size / 1e6:,.1f} MB"
-    print(f"{made.name}: {counts}\n{made.folder}")
-    return 0
+    return writing(lambda stop: record(options, stop))
 
 
 def require_options(options: argparse.Namespace) -> None:
@@ -138,11 +119,4 @@ def record_episodes(options: argparse.Namespace, stop: Callable[[], bool]) -> Da
 def record_replay(options: argparse.Namespace, stop: Callable[[], bool]) -> Dataset:
     """Read the replay buffer of the checkpoint, and write its episodes."""
     buffer, over, origin = saved_replay(options.run)
-
-    def unless_stopped() -> Iterator[Episode]:
-        for episode in episodes_of(buffer, over=over):
-            if stop():
-                raise InterruptedError("the recording was interrupted")
-            yield episode
-
-    return write(options.dataset, unless_stopped(), origin)
+    return write(options.dataset, until(stop, episodes_of(buffer, over=over)), origin)

@@ -11,15 +11,15 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-import yaml
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from curl import augmentations
-from curl.checks import choice, integer
+from curl.checks import integer
 from curl.command import CONFIGS
 from curl.command.parser import Parser, add_opengl, add_out, add_seed, number
+from curl.command.tasks import task_settings
 from curl.data.batch import FrameStacks, stack_of
 from curl.data.seeding import Stream, episode_seed, generator_seed, random_action
 from curl.hardware.device import choose_opengl, load_renderer, renders_in_software
@@ -54,12 +54,6 @@ def resolved(path: Path) -> dict[str, Any]:
     config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     assert isinstance(config, dict)
     return {str(key): value for key, value in config.items()}
-
-
-def task_settings(name: str) -> dict[str, Any]:
-    """What `configs/task/<name>.yaml` says; `ValueError` if there is none."""
-    choice("task", name, sorted(path.stem for path in CONFIGS.glob("task/*.yaml")))
-    return yaml.safe_load((CONFIGS / "task" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def observe(

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
 import itertools
 import json
 import logging
@@ -33,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from curl.checks import integer
 from curl.data.replay import ReplayBuffer
+from curl.files import sha256
 from curl.version import VERSION
 
 log = logging.getLogger("curl")
@@ -114,10 +114,14 @@ class Origin(BaseModel):
         frame_stack: frames per observation of the agent that acted.
         action_dim: A.
         task: all settings of the task.
-        policy: mean, sample or random, or replay for what a run stored while it learned.
-        seed: of the recording; None for a replay buffer.
-        checkpoint: path of the state file whose agent acted, and its SHA-256.
-        env_steps: how far its run was.
+        policy: mean, sample or random; replay for what a run stored while it learned; imported for
+            what another program has recorded; joined for several datasets in one.
+        seed: of the recording; None for what was not played here.
+        checkpoint: path of the state file whose agent acted, and its SHA-256; None where there is
+            none, that is for what was imported or joined.
+        env_steps: how far its run was; None where there is none.
+        imported: the folder that was imported; None where it was none.
+        parts: the origins of the datasets that were joined, in their order.
         version: of the program that recorded.
     """
 
@@ -131,9 +135,11 @@ class Origin(BaseModel):
     task: dict[str, Any]
     policy: str
     seed: int | None
-    checkpoint: str
-    checkpoint_sha256: str
-    env_steps: int
+    checkpoint: str | None = None
+    checkpoint_sha256: str | None = None
+    env_steps: int | None = None
+    imported: str | None = None
+    parts: list[Origin] = []
     version: str = VERSION
 
 
@@ -285,12 +291,7 @@ def action_space(action_dim: int) -> gym.spaces.Box:
 
 def digests(folder: Path) -> dict[str, str]:
     """File name -> SHA-256, of the files with the episodes."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        if path.name != METADATA:
-            with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != METADATA}
 
 
 # -- reading ---------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import logging
 import math
 import os
@@ -25,6 +24,7 @@ from typing import Any
 
 import torch
 
+from curl.files import sha256
 from curl.run.clock import AGENT_STEPS, AXES, ENV_STEPS, UPDATES, Clock
 from curl.run.folder import STATE, RunFolder
 
@@ -105,11 +105,6 @@ def verify(path: Path, digest: str) -> None:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if found not in digest.split():
         raise CheckpointError(f"{path} is damaged: its checksum does not match")
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Checkpoints:

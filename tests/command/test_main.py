@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 import subprocess
 import sys
@@ -72,7 +71,7 @@ def test_every_command_explains_itself(typed: Typed, name: str, shape: tuple[str
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_explained_in_a_sentence(name: str) -> None:
-    for action in importlib.import_module(f"curl.command.{name}").parser()._actions:
+    for action in main.module(name).parser()._actions:
         text = str(action.help)
         assert text[0].isupper() and text.endswith("."), f"{action.option_strings}: {text}"
 
@@ -81,7 +80,7 @@ def test_the_same_options_mean_the_same() -> None:
     """An option that several commands have takes the same kind of value in all of them."""
     found: dict[str, set[Any]] = {}
     for name in COMMANDS:
-        for action in importlib.import_module(f"curl.command.{name}").parser()._actions:
+        for action in main.module(name).parser()._actions:
             for option in action.option_strings or [action.dest]:
                 kind = (action.type, action.metavar, type(action).__name__)
                 found.setdefault(option, set()).add(kind)
@@ -99,7 +98,7 @@ def test_the_help_of_train_names_every_choice(typed: Typed) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_examples_are_understood(name: str) -> None:
     """The options in every help exist."""
-    command = importlib.import_module(f"curl.command.{name}").parser()
+    command = main.module(name).parser()
     examples = [
         line.removeprefix(f"  {command.prog}").split()
         for line in command.epilog.split("\n\n")[0].splitlines()

@@ -113,6 +113,11 @@ RULES: list[tuple[str, Run | Exempt]] = [
     (r"python -m curl status", Run(fast=True)),
     (r"python -m curl record .*--replay", Run(fast=True)),
     (r"python -m curl record", Run(("--episodes", "1"), fast=True)),
+    (
+        r"python -m curl import",
+        Exempt("needs a folder of V-D4RL; tests/command/test_import.py makes some"),
+    ),
+    (r"python -m curl join", Run(fast=True)),
     (r"python -m curl dataset", Run(fast=True)),
     (r"python -m curl views", Run(("--views", "1"), fast=True)),
     (r"python -m benchmarks\..*--device cuda", Exempt("needs a GPU")),
@@ -354,6 +359,10 @@ def test_command(
         copy = folder / name if "/seed_" in name else folder / name / "copied" / "seed_1"
         if not copy.exists():
             shutil.copytree(run, copy)
+    if text.startswith("python -m curl join"):
+        for name in re.findall(r"\b\w+/\w+-v\d\b", re.sub(r"--dataset \S+", "", text)):
+            if not (folder / DATASETS / name).exists():
+                shutil.copytree(folder / DATASETS / DATASET, folder / DATASETS / name)
     if text.startswith("python -m curl train"):
         shutil.rmtree(folder / "runs")
     if text.startswith("python -m curl record"):

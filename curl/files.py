@@ -1,0 +1,30 @@
+"""Files: their checksums, and whether a disk has room for them."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of what a file holds, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_room(folder: Path, needed: int, what: str) -> None:
+    """`OSError` unless the disk of a folder has `needed` bytes free.
+
+    Args:
+        folder: it need not exist yet, nor its parents.
+        needed: bytes.
+        what: needs them, for the message.
+    """
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise OSError(
+            f"{what} needs {needed / 1e9:.2f} GB on the disk of {folder}, and {free / 1e9:.2f} GB "
+            "are free there"
+        )
