@@ -17,7 +17,7 @@ from benchmarks.probe import UPDATES, draw, names, probe, record
 SEEDS = (0, 1, 2)
 MARGIN = 0.15  # of the held-out R^2 above that of the untrained encoder
 # These gained no more than SAC without an objective when it was measured; README says so.
-WEAK = ("none", "byol", "temporal")
+WEAK = ("none", "byol", "deepmdp", "inverse", "temporal")
 REWARDED = ("vpn",)  # learns from rewards alone, and the records have none
 QUICK = ("infonce",)  # the others are slow tests
 
