@@ -31,6 +31,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from curl.checks import integer
+from curl.data.mapped import mapped_frames
 from curl.data.replay import ReplayBuffer
 from curl.files import sha256
 from curl.version import VERSION
@@ -38,6 +39,7 @@ from curl.version import VERSION
 log = logging.getLogger("curl")
 
 DATA, METADATA = "data", "metadata.json"  # of a dataset's folder, as Minari names them
+CACHE = "cache"  # beside them: what can be made from them again
 OURS = "curl"  # the key of our own entries in Minari's metadata
 SKIPPED = "skipped_steps"  # attribute of an episode that lacks its beginning
 
@@ -384,6 +386,7 @@ class Dataset:
         frame_stack: int | None = None,
         device: torch.device | None = None,
         target: torch.device | None = None,
+        mapped: bool | None = None,
     ) -> ReplayBuffer:
         """A replay buffer that holds the transitions, to sample from and to add others to.
 
@@ -395,10 +398,14 @@ class Dataset:
             capacity: of the buffer in transitions; None: as many as there are.
             frame_stack: S; None: that of the agent that acted.
             device, target: see `ReplayBuffer`.
+            mapped: whether the frames stay in a file that is mapped into memory, on the host
+                whatever the `device`: see `curl.data.mapped`. The buffer then takes no other
+                transitions. None: if they do not fit into the memory of `device`, and no `capacity`
+                is given.
 
         Raises:
-            DatasetError: the dataset is damaged. ValueError: the capacity is too small, or there
-                are fewer episodes.
+            DatasetError: the dataset is damaged, or the disk has no room for the file of its
+                frames. ValueError: the capacity is too small, or there are fewer episodes.
             MemoryError: it does not fit into memory; nothing has been allocated then.
         """
         stack = integer("frame_stack", frame_stack or self.origin.frame_stack)
@@ -406,6 +413,9 @@ class Dataset:
         lengths = self.lengths[: self._count(episodes)]
         lost = min(stack - 1, lengths[0]) if first else 0
         kept, frames = sum(lengths) - lost, sum(lengths) + len(lengths)
+        if capacity is not None and mapped:
+            raise ValueError("a memory-mapped dataset takes no transitions: leave capacity out")
+        mapped = False if capacity is not None else mapped
         capacity = max(1, kept) if capacity is None else integer("capacity", capacity)
         if capacity < kept:
             raise ValueError(
@@ -418,25 +428,61 @@ class Dataset:
         )
         if len(lengths) < len(self):
             log.info("the first %d episodes are taken: %d transitions", len(lengths), sum(lengths))
-        buffer = ReplayBuffer(
-            capacity=capacity,
-            frame_size=self.origin.render_size,
-            action_dim=self.origin.action_dim,
-            frame_stack=stack,
-            device=device,
-            target=target,
-        )
+
+        def filled(
+            number: int,
+            device: torch.device | None,
+            target: torch.device | None,
+            store: torch.Tensor | None = None,
+        ) -> ReplayBuffer:
+            """With the first frame numbered `number`."""
+            buffer = ReplayBuffer(
+                capacity=capacity,
+                frame_size=self.origin.render_size,
+                action_dim=self.origin.action_dim,
+                frame_stack=stack,
+                device=device,
+                target=target,
+                filled=store,
+            )
+            if store is None:
+                self.verify()
+            counters = {
+                "written": number + frames,
+                "first": 0,
+                "last": kept,
+                "episode_start": number + frames - lengths[-1] - 1 if len(lengths) > 1 else 0,
+                "rows": max(buffer.rows, frames),
+                "oldest": number,
+            }
+            buffer.restore(self._segments(episodes, number), counters)
+            return buffer
+
+        if not mapped:
+            try:
+                return filled(first, device, target)
+            except MemoryError:
+                if mapped is False:
+                    raise
         self.verify()
-        counters = {
-            "written": first + frames,
-            "first": 0,
-            "last": kept,
-            "episode_start": first + frames - lengths[-1] - 1 if len(lengths) > 1 else 0,
-            "rows": max(buffer.rows, frames),
-            "oldest": first,
-        }
-        buffer.restore(self._segments(episodes), counters)
-        return buffer
+        store = self._mapped_frames()
+        # Frame number n lies in row n % rows, and the file begins with the first frame.
+        number = -(-first // len(store)) * len(store)
+        return filled(number, None, target or device, store)
+
+    def _mapped_frames(self) -> torch.Tensor:
+        """All frames, uint8 [N, H, W, 3], in a file that is mapped into memory."""
+        edge = self.origin.render_size
+        try:
+            return mapped_frames(
+                self.folder / CACHE,
+                (episode.frames for episode in self.episodes()),
+                shape=(self.transitions + len(self), edge, edge, 3),
+                made_of=self.digests,
+                what=f"dataset {self.name}",
+            )
+        except OSError as error:
+            raise DatasetError(f"the frames of {self.name} cannot be mapped: {error}") from None
 
     def _count(self, first: int | None) -> int:
         """How many episodes the first `first` ones are; `ValueError` if there are fewer."""
@@ -447,9 +493,11 @@ class Dataset:
             )
         return count
 
-    def _segments(self, episodes: int | None) -> Iterator[dict[str, Any]]:
-        """Each episode as the replay buffer exports frames: with a frame lies what led to it."""
-        number = self._skipped[0]
+    def _segments(self, episodes: int | None, number: int) -> Iterator[dict[str, Any]]:
+        """Each episode as the replay buffer exports frames: with a frame lies what led to it.
+
+        The first frame is numbered `number`.
+        """
         for episode in self.episodes(episodes):
             count = len(episode) + 1
             action = torch.zeros(count, self.origin.action_dim)

@@ -44,6 +44,9 @@ class ReplayBuffer:
         device: where everything is stored.
         target: where batches are wanted, if not on `device`: the windows that views show are then
             gathered on `device` and copied over.
+        filled: frames that lie elsewhere on `device` already, uint8 [rows, H, W, 3], such as those
+            of a file that is mapped into memory. `restore` then leaves them as they are, and no
+            others are added.
 
     Raises:
         ValueError: impossible sizes. MemoryError: more bytes than `device` has free.
@@ -64,6 +67,7 @@ class ReplayBuffer:
         frame_stack: int = 3,
         device: torch.device | None = None,
         target: torch.device | None = None,
+        filled: Tensor | None = None,
     ) -> None:
         self.capacity = integer("replay capacity", capacity)
         self.frame_stack = integer("frame_stack", frame_stack)
@@ -71,13 +75,15 @@ class ReplayBuffer:
         self.target = torch.empty(0, device=target or self.device).device  # cuda is cuda:0
         integer("frame_size", frame_size)
         integer("action_dim", action_dim)
-        self.rows = capacity + capacity // 64 + frame_stack + 1
+        self._filled = filled
+        self.rows = capacity + capacity // 64 + frame_stack + 1 if filled is None else len(filled)
         self._sizes = frame_size, action_dim
         needed, free = self._bytes(self.rows) + capacity * 16, free_bytes(self.device)
         line = f"replay buffer: {capacity} transitions need {needed / 1e9:.2f} GB on {self.device}"
         if needed > free:
             raise MemoryError(f"{line}, {free / 1e9:.2f} GB are free; lower replay.capacity")
-        log.info("%s, and up to twice that if episodes are shorter than 64 agent steps", line)
+        if filled is None:
+            log.info("%s, and up to twice that if episodes are shorter than 64 agent steps", line)
         for column, tensor in self._columns(self.rows).items():
             setattr(self, column, tensor)
         self.arrivals = torch.zeros(capacity, dtype=torch.int64, device=self.device)
@@ -200,7 +206,14 @@ class ReplayBuffer:
 
         Args:
             forgotten: how many of the oldest transitions are given up anyway.
+
+        Raises:
+            ValueError: the frames lie elsewhere and are not to be overwritten.
         """
+        if self._filled is not None:
+            raise ValueError(
+                "this replay buffer shows the frames of a mapped dataset, and takes no others"
+            )
         overwritten, number = self.written - self.rows, self.first + forgotten
         if overwritten < self.oldest() or number >= self.last or not self._may_grow:
             return
@@ -238,9 +251,11 @@ class ReplayBuffer:
 
     def _columns(self, rows: int) -> dict[str, Tensor]:
         """What is stored per frame, for `rows` of them."""
-        (edge, action_dim), device = self._sizes, self.device
+        (edge, action_dim), device, frames = self._sizes, self.device, self._filled
+        if frames is None:
+            frames = torch.empty(rows, edge, edge, 3, dtype=torch.uint8, device=device)
         return {
-            "frames": torch.empty(rows, edge, edge, 3, dtype=torch.uint8, device=device),
+            "frames": frames,
             "action": torch.zeros(rows, action_dim, device=device),
             "reward": torch.zeros(rows, 1, device=device),
             "terminated": torch.zeros(rows, 1, dtype=torch.bool, device=device),
@@ -250,7 +265,8 @@ class ReplayBuffer:
     def _bytes(self, rows: int) -> int:
         """Bytes of `_columns`, and of the copy of `start` on the host."""
         edge, action_dim = self._sizes
-        return rows * (3 * edge**2 + 4 * (action_dim + 1) + 1 + 16)
+        frame = 3 * edge**2 if self._filled is None else 0
+        return rows * (frame + 4 * (action_dim + 1) + 1 + 16)
 
     def _later(self, after: Tensor, offset: int) -> Later:
         """What was observed `offset` steps after obs; `after`: the frame numbers of next_obs."""
@@ -321,7 +337,7 @@ class ReplayBuffer:
             rows = torch.arange(segment["first"], segment["first"] + count)[keep] % self.rows
             if segment["first"] > wanted:
                 raise ValueError(f"the saved replay buffer lacks frames from {wanted} on")
-            for column in COLUMNS:
+            for column in COLUMNS if self._filled is None else COLUMNS[1:]:  # all but the frames
                 getattr(self, column)[rows.to(self.device)] = segment[column][keep].to(self.device)
             wanted = max(wanted, segment["first"] + count)
         if wanted != counters["written"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -14,6 +15,7 @@ import pytest
 import torch
 from minari.storage.datasets_root_dir import get_dataset_path
 
+from curl import files
 from curl.data import dataset as datasets
 from curl.data import replay
 from curl.data.batch import FrameStacks
@@ -272,6 +274,165 @@ def test_sizes_are_told_before_anything_is_allocated(
     with caplog.at_level("INFO", "curl"), pytest.raises(MemoryError, match="GB are free"):
         made.replay()
     assert "dataset sound/test-v0: 5 episodes, 32 transitions, 0.00 GB on the disk" in caplog.text
+
+
+# -- frames in a mapped file -----------------------------------------------------------------------
+
+
+def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {p.name: (p.read_bytes(), p.stat().st_ino) for p in (folder / "cache").iterdir()}
+
+
+def assert_same_batches(one: ReplayBuffer, other: ReplayBuffer) -> None:
+    assert len(one) == len(other)
+    corner = torch.arange(16) % 3
+    for seed in range(3):
+        batches = [
+            each.sample(16, torch.Generator().manual_seed(seed), (1, 3)) for each in (one, other)
+        ]
+        for read in (
+            lambda b: b.obs.whole(),
+            lambda b: b.next_obs.window(corner, corner.flip(0), 5),
+            lambda b: b.future[3].obs.whole(),
+            lambda b: b.future[1].valid,
+            lambda b: b.action,
+            lambda b: b.reward,
+            lambda b: b.terminated,
+        ):
+            assert torch.equal(read(batches[0]), read(batches[1]))
+
+
+@pytest.mark.parametrize("count", [1, 3, None])
+@pytest.mark.parametrize("skipped", [0, 5, 37, 100])
+@pytest.mark.parametrize("stack", [1, 3])
+def test_mapped_frames_give_the_same_batches(stack: int, skipped: int, count: int | None) -> None:
+    made = datasets.write(NAME, some_episodes(skipped=skipped), origin(EDGE))
+    wanted = made.replay(episodes=count, frame_stack=stack, mapped=False)
+    assert not (made.folder / "cache").exists()
+    found = made.replay(episodes=count, frame_stack=stack, mapped=True)
+    assert_same_batches(found, wanted)
+    assert transitions(found) == transitions(wanted)
+    size = (made.transitions + len(made)) * 3 * EDGE**2
+    assert (made.folder / "cache" / "frames.uint8").stat().st_size == size
+    again = [list(datasets.episodes_of(each, over=False)) for each in (found, wanted)]
+    assert_same(*again)
+
+
+def test_what_exceeds_memory_is_mapped(
+    made: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = made.replay()
+    monkeypatch.setattr(replay, "free_bytes", lambda device: 3000)  # not enough for the frames
+    with caplog.at_level("INFO", "curl"):
+        found = made.replay(target=torch.device("cpu"))
+    assert_same_batches(found, wanted)
+    path = made.folder / "cache" / "frames.uint8"
+    lines = [line for line in caplog.messages if "mapped" in line]
+    told = "dataset sound/test-v0: its 0.00 GB of frames are mapped from"
+    assert lines == [f"{told} {path}, which has been written"]
+    for more in ({"mapped": False}, {"capacity": 40}):
+        with pytest.raises(MemoryError, match="GB are free"):
+            made.replay(**more)
+
+
+def test_a_mapped_buffer_takes_no_transitions(made: Dataset) -> None:
+    buffer = made.replay(mapped=True)
+    before, one = files_of(made.folder), episode(9, 3, EDGE)
+    for add in (
+        lambda: buffer.begin(one.frames[0]),
+        lambda: buffer.add(one.actions[0], 1.0, False, one.frames[1]),
+    ):
+        with pytest.raises(ValueError, match="mapped dataset, and takes no others"):
+            add()
+    with pytest.raises(ValueError, match="leave capacity out"):
+        made.replay(mapped=True, capacity=40)
+    assert files_of(made.folder) == before
+
+
+def test_mapped_frames_are_written_once(made: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    wanted = made.replay(mapped=True)
+    before = files_of(made.folder)
+    with caplog.at_level("INFO", "curl"):
+        for count in (None, 2):
+            datasets.read(NAME).replay(mapped=True, episodes=count)
+    assert files_of(made.folder) == before and caplog.text.count("was there already") == 2
+    assert_same_batches(datasets.read(NAME).replay(mapped=True), wanted)
+    assert list(minari.list_local_datasets()) == [NAME] == datasets.local_names()
+    assert minari.load_dataset(NAME).total_episodes == 5
+    assert datasets.read(NAME).size == made.size
+
+
+def flipped(cache: Path) -> None:
+    content = bytearray((cache / "frames.uint8").read_bytes())
+    content[100] ^= 1
+    (cache / "frames.uint8").write_bytes(content)
+
+
+def killed(cache: Path) -> None:
+    """As by a process that was killed while it wrote."""
+    (cache / "frames.uint8").rename(cache / "frames.uint8.aside")
+
+
+def relabelled(key: str, value: Any) -> Callable[[Path], None]:
+    def damage(cache: Path) -> None:
+        label = json.loads((cache / "frames.json").read_text())
+        (cache / "frames.json").write_text(json.dumps(label | {key: value}))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flipped,
+        lambda cache: (cache / "frames.uint8").write_bytes(b""),
+        lambda cache: (cache / "frames.uint8").unlink(),
+        lambda cache: (cache / "frames.json").unlink(),
+        lambda cache: (cache / "frames.json").write_text("[]"),
+        lambda cache: (cache / "frames.json").write_text("{"),
+        relabelled("made_of", {"main_data.hdf5": "0" * 64}),
+        relabelled("sha256", "0" * 64),
+        killed,
+    ],
+)
+def test_a_stale_or_damaged_file_of_frames_is_written_anew(made: Dataset, damage: Any) -> None:
+    made.replay(mapped=True)
+    wanted, sound = made.replay(mapped=False), files_of(made.folder)
+    damage(made.folder / "cache")  # in place, so no buffer may show the file any more
+    found = datasets.read(NAME).replay(mapped=True)
+    assert_same_batches(found, wanted)
+    now = files_of(made.folder)
+    assert {name: content for name, (content, _) in now.items()} == {
+        name: content for name, (content, _) in sound.items()
+    }
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("the disk is full")])
+def test_an_interrupted_write_of_frames_leaves_nothing(
+    made: Dataset, monkeypatch: pytest.MonkeyPatch, error: Any
+) -> None:
+    read = made.episodes
+
+    def failing(first: int | None = None) -> Iterator[Episode]:
+        for number, one in enumerate(read(first)):
+            if number == 3:
+                raise error
+            yield one
+
+    monkeypatch.setattr(made, "episodes", failing)
+    with pytest.raises((KeyboardInterrupt, DatasetError)) as caught:
+        made.replay(mapped=True)
+    assert isinstance(error, type) or "cannot be mapped: the disk is full" in str(caught.value)
+    assert not list((made.folder / "cache").iterdir())
+
+
+def test_a_disk_without_room_for_the_frames_is_refused(
+    made: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    with pytest.raises(DatasetError, match=r"cannot be mapped: .* needs 0.00 GB on the disk of"):
+        made.replay(mapped=True)
+    assert not list((made.folder / "cache").iterdir())
 
 
 # -- refusals --------------------------------------------------------------------------------------
