@@ -13,6 +13,7 @@ import pytest
 
 from curl.agents.base import Agent
 from curl.agents.drqv2 import DrQV2
+from curl.agents.iql import IQL
 from curl.agents.td3_bc import TD3BC
 from support.fixed_data import (
     PLACES,
@@ -28,7 +29,8 @@ from support.fixed_data import (
 
 DRQV2: dict[str, Any] = {"actor_learning_rate": 1e-3, "steps": 1}
 DRQV2 |= {"noise_steps": 200, "updates_per_step": 1}
-OFFLINE = [pytest.param(TD3BC, DRQV2, id="td3_bc")]
+IQL_: dict[str, Any] = {"actor_learning_rate": 1e-3, "expectile": 0.9, "beta": 10.0}
+OFFLINE = [pytest.param(TD3BC, DRQV2, id="td3_bc"), pytest.param(IQL, IQL_, id="iql")]
 every_offline_agent = pytest.mark.parametrize(("kind", "settings"), OFFLINE)
 
 

@@ -218,6 +218,25 @@ def test_recorded_updates_are_eager_ones(name: str, objective: str, replay: Repl
     require_equal_recordings(make(name, objective), make(name, objective), replay)
 
 
+@pytest.mark.parametrize("name", [agent for agent, kind in COMBINATIONS if kind == "infonce"])
+@pytest.mark.parametrize("option", ["every", "shared", "first", "clean"])
+def test_recorded_updates_are_eager_ones_with_each_option_of_the_contrast(
+    name: str, option: str, replay: ReplayBuffer
+) -> None:
+    """Those of `ContrastOptions` that change which tensors an update takes."""
+    settings: dict[str, Any] = {
+        "every": {"contrastive_every": 3},
+        "shared": {"shared_key_encoder": True},
+        "first": {"first_frame_only": True},
+        "clean": {"clean_critic": True},
+    }[option]
+    if not settings.keys() <= composed(f"agent={name}")["agent"].keys():
+        pytest.skip("this agent has no such option")
+    require_equal_recordings(
+        make(name, "infonce", **settings), make(name, "infonce", **settings), replay
+    )
+
+
 def require_equal_recordings(eager: Agent, recorded: Agent, replay: ReplayBuffer) -> None:
     """Through the stand-in for CUDA graphs, for each agent that records its updates."""
     captured = [value for value in vars(recorded).values() if isinstance(value, Captured)]

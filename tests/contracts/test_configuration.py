@@ -14,7 +14,9 @@ from omegaconf import OmegaConf
 
 from curl import schema
 from curl.agents.base import Agent
+from curl.agents.bc import BC
 from curl.agents.drqv2 import DrQV2
+from curl.agents.iql import IQL
 from curl.agents.sac import SAC
 from curl.learning.contrast import Contrast, ContrastOptions
 from curl.run.build import build_agent
@@ -220,9 +222,11 @@ def test_the_small_drqv2_fits_the_small_preset() -> None:
     assert len({str([agent[name] for name in networks]) for agent in agents}) == 1
 
 
-@pytest.mark.parametrize(("kind", "name"), [(SAC, "curl"), (DrQV2, "drqv2")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(SAC, "curl"), (DrQV2, "drqv2"), (BC, "bc"), (IQL, "iql")]
+)
 def test_defaults_in_code_do_not_disagree(kind: type, name: str) -> None:
-    """Those of the contrast, which both agents take as they are, too."""
+    """Those of the contrast, which all agents take as they are, too."""
     config = composed(f"agent={name}")
     config = config["agent"] | {"updates_per_step": config["updates_per_step"]}
     found = {**inspect.signature(Contrast).parameters, **inspect.signature(kind).parameters}
