@@ -20,6 +20,7 @@ import numpy as np
 
 from curl.checks import choice, integer
 from curl.errors import nearest
+from curl.run.clock import ENV_STEPS, UPDATES, words
 from curl.run.folder import RunFolder
 from curl.schema import BOOKKEEPING, USED, SettingsError, checked, complete, within
 from curl.study.curves import Curve, read_curve, write_curve
@@ -154,7 +155,7 @@ def compose_all(wanted: Sequence[Cell]) -> dict[Cell, dict[str, Any]]:
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key -> value of what makes a curve what it is: the experiment and its protocol."""
-    aside = (BOOKKEEPING - PROTOCOL.keys()) | {USED}
+    aside = (BOOKKEEPING - {*PROTOCOL, UPDATES}) | {USED}
     return {key: value for key, value in complete(config).items() if not within(key, aside)}
 
 
@@ -162,6 +163,12 @@ def settings_hash(config: Mapping[str, Any]) -> str:
     """The first 12 digits of the SHA-256 of `settings`, the same for all seeds of a cell."""
     text = json.dumps(settings(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def budget_of(config: Mapping[str, Any]) -> int:
+    """The position at which a run of these settings ends, on its axis."""
+    axis = UPDATES if config["loop"] == "offline" else ENV_STEPS
+    return integer(axis, config[axis])
 
 
 def differing(before: Mapping[str, Any], today: Mapping[str, Any]) -> list[str]:
@@ -189,15 +196,15 @@ class Found:
     Attributes:
         state: finished (there is a curve file), collectable (the run folder holds a finished run),
             unfinished (it holds a begun one), missing.
-        env_steps: of the last row of the run folder's metrics; the table is one of env steps.
-        budget: env steps of the whole run.
+        position: of the last row of the run folder's metrics, on the axis of the run.
+        budget: position at which the whole run ends.
         others: messages about files of other settings, which are put aside before the cell runs.
         newer: settings of today that did not exist when a finished curve was made.
     """
 
     cell: Cell
     state: str
-    env_steps: int
+    position: int
     budget: int
     others: tuple[str, ...] = ()
     newer: tuple[str, ...] = ()
@@ -229,7 +236,7 @@ class Table:
             ValueError: a curve file that cannot be read.
         """
         others = []
-        budget = integer("env_steps", today["env_steps"])
+        budget = budget_of(today)
         path, folder = self.curve(cell), self.folder(cell)
         if path.exists():
             before = read_curve(path, shown(path)).config
@@ -245,7 +252,7 @@ class Table:
             others.append(f"{shown(folder)} has other settings, kept apart: {'; '.join(other)}")
             return Found(cell, "missing", 0, budget, tuple(others))
         state = "collectable" if run.reached >= run.budget else "unfinished"
-        return Found(cell, state, run.env_steps, run.budget, tuple(others))
+        return Found(cell, state, run.position, run.budget, tuple(others))
 
     def put_aside(self, cell: Cell, today: Mapping[str, Any]) -> None:
         """Rename a curve file and a run folder of other settings, to names that nothing reads.
@@ -272,7 +279,7 @@ class Table:
         folder = self.folder(cell)
         run = read_run(folder, shown(folder))
         if run.reached < run.budget:
-            at = f"at {max(run.reached, 0):,} of {run.budget:,} env steps"
+            at = f"at {max(run.reached, 0):,} of {run.budget:,} {words(run.axis)}"
             raise ValueError(f"{shown(folder)} ended without its last evaluation, {at}")
         rows: dict[int, dict[str, Any]] = {}
         for line in RunFolder(folder).metrics.read_text(errors="replace").splitlines():

@@ -315,7 +315,7 @@ def estimate(
     anything = [s for found in measured.values() for s in found]
     for rates in (own, same_task, anything):
         if rates:
-            return (each.budget - each.env_steps) / action_repeat * statistics.median(rates)
+            return (each.budget - each.position) / action_repeat * statistics.median(rates)
     return None
 
 
@@ -339,7 +339,7 @@ def plan(
             seeds = [each for each in group if each.state == state]
             if seeds:
                 told = [
-                    f"{each.cell.seed}" + f" at {each.env_steps:,}" * (state == "unfinished")
+                    f"{each.cell.seed}" + f" at {each.position:,}" * (state == "unfinished")
                     for each in seeds
                 ]
                 parts.append(f"{state}: {', '.join(told)}")

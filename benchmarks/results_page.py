@@ -141,7 +141,7 @@ def page(presets: Mapping[str, Groups]) -> str:
         "covers the truth 73 % of the time, with 5 89 %). A dash: no finished run.",
         "\n".join(f"- `{name}`: {meaning}" for name, meaning in VARIANTS.items()),
         "## Published scores",
-        _table(_published()),
+        markdown_table(_published()),
     ]
     for preset, (title, note) in PRESETS.items():
         groups = presets.get(preset, {})
@@ -150,7 +150,7 @@ def page(presets: Mapping[str, Groups]) -> str:
             command = f"python -m benchmarks.dmc --preset {preset}"
             parts.append(f"No run of this preset is finished yet: `{command}`.")
             continue
-        parts += [_sizes(groups), _table(_beside(groups)), _table(_details(groups))]
+        parts += [_sizes(groups), markdown_table(_beside(groups)), markdown_table(_details(groups))]
         for told in (_beside_curl(groups), _told_apart(groups)):
             if told:
                 parts.append("\n".join(told))
@@ -159,7 +159,7 @@ def page(presets: Mapping[str, Groups]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     head, *body = rows
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
