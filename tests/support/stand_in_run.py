@@ -3,7 +3,7 @@
 It composes its configuration as train.py does, holds the run folder's lock, goes on after the
 last row that is there, and stops on SIGTERM with exit code 143. CURL_STAND_IN names a JSON file:
 part of a run folder -> what such a run does instead, `{"fail": message}`, `{"kill": times}`,
-`{"wait": env steps}` (it waits there for a signal).
+`{"wait": position}` (it waits there for a signal).
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def run(folder: Path, config: dict[str, Any], behaviour: dict[str, Any]) -> int:
         stopped.append(number)
 
     signal.signal(signal.SIGTERM, stop)
-    used = {"machine": {"processor": "stand-in"}, "device": "cpu"}
+    axis = "updates" if config["loop"] == "offline" else "env_steps"
+    used = {"machine": {"processor": "stand-in"}, "device": "cpu", "axis": axis}
     OmegaConf.save(OmegaConf.create({**config, "used": used}), folder / "config.yaml")
     with (folder / "starts").open("a") as file:
         file.write("start\n")
@@ -59,11 +60,11 @@ def run(folder: Path, config: dict[str, Any], behaviour: dict[str, Any]) -> int:
     rows = (
         [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
     )
-    step, every = (rows[-1]["env_steps"] if rows else -1), config["eval_every"]
-    for target in range(0, config["env_steps"] + 1, every):
+    step, every = (rows[-1][axis] if rows else -1), config["eval_every"]
+    for target in range(0, config[axis] + 1, every):
         if target <= step:
             continue
-        row = {"kind": "evaluation", "env_steps": target, "wall_time": target / 10}
+        row = {"kind": "evaluation", axis: target, "wall_time": target / 10}
         row["returns"] = [float(config["seed"])] * config["eval_episodes"]
         with metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
