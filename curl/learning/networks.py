@@ -128,24 +128,25 @@ def begin_trunk(trunk: ConvTrunk, pretrained: Mapping[str, Tensor] | None, *, fr
     own = trunk.weights()
     theirs = {"strides": own["strides"], "centred": own["centred"], **pretrained}
     for name in dict.fromkeys([*own, *theirs]):
-        found, wanted = (_kind_of_weight(weights.get(name)) for weights in (theirs, own))
+        found, wanted = (
+            list(weights[name].shape) if name in weights else "missing" for weights in (theirs, own)
+        )
         if found != wanted:
             raise ValueError(
                 f"the pretrained encoder does not fit: its {name} is {found}, "
                 f"that of this agent is {wanted}"
             )
+    found, wanted = theirs["strides"].tolist(), own["strides"].tolist()
+    if found != wanted:
+        raise ValueError(
+            f"the pretrained encoder does not fit: its strides are {found}, "
+            f"those of this agent are {wanted}"
+        )
     first = "convolutions.0"
     lower = 0.5 * (own["centred"].int() - theirs["centred"].int()).item()  # than their pixels
     bias = theirs[f"{first}.bias"] + lower * theirs[f"{first}.weight"].sum((1, 2, 3))
     theirs[f"{first}.bias"] = bias
     trunk.load_state_dict({name: theirs[name] for name in trunk.state_dict()})
-
-
-def _kind_of_weight(weight: Tensor | None) -> str:
-    """What must agree for two trunks to be of a kind: a weight's shape, the strides themselves."""
-    if weight is None:
-        return "missing"
-    return str(weight.tolist() if weight.dtype == torch.int64 else list(weight.shape))
 
 
 def smallest_input(strides: Sequence[int]) -> int:

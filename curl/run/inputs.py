@@ -15,10 +15,11 @@ from torch import Tensor
 
 from curl.agents.base import Agent
 from curl.data import dataset
+from curl.learning.networks import ConvTrunk
 from curl.run.build import build_agent, takes_over
 from curl.run.checkpoint import CheckpointError, refuse_foreign_content
 from curl.run.folder import RunFolder
-from curl.run.policy import read
+from curl.run.policy import load, read
 from curl.schema import SettingsError
 
 
@@ -72,10 +73,14 @@ def trunk_of(config: Mapping[str, Any]) -> dict[str, Tensor] | None:
     """
     if takes_over(config) != "trunk":
         return None
-    found = learned(config).get("modules", {}).get("trunk")
-    if not isinstance(found, Mapping) or not all(isinstance(w, Tensor) for w in found.values()):
-        raise SettingsError(f"init_from={config['init_from']}: its agent has no trunk to take over")
-    return dict(found)
+    run = config["init_from"]
+    try:
+        trunk = getattr(load(run, device="cpu").agent, "trunk", None)
+    except CheckpointError as error:
+        raise SettingsError(f"init_from={run}: {error}") from None
+    if not isinstance(trunk, ConvTrunk):
+        raise SettingsError(f"init_from={run}: its agent has no trunk to take over")
+    return trunk.weights()  # which say more than a state does: how they are used
 
 
 def state_of(config: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -150,7 +150,7 @@ def test_a_bare_state_is_taken_as_it_is() -> None:
 def test_weights_for_other_strides_are_refused() -> None:
     """Their shapes are the same."""
     other = ConvTrunk(channels=9, size=84, strides=(2, 2, 1, 1))
-    told = re.escape("strides is [2, 2, 1, 1], that of this agent is [2, 1, 1, 1]")
+    told = re.escape("its strides are [2, 2, 1, 1], those of this agent are [2, 1, 1, 1]")
     with pytest.raises(ValueError, match=told):
         begin_trunk(ConvTrunk(channels=9, size=84), other.weights(), frozen=False)
 

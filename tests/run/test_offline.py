@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+import curl
+from curl.agents.drqv2 import DrQV2
 from curl.agents.sac import SAC
 from curl.data import dataset as datasets
 from curl.data.batch import Batch, Metrics
@@ -239,6 +241,31 @@ def test_an_online_run_begins_with_a_pretrained_trunk(pretrained: Path, tmp_path
     online = {"loop": "online", "updates": "null", "dataset": "null", "env_steps": 30}
     changes = online | {"init_from": pretrained, "objective": "none", "encoder": "frozen"}
     assert_equal(trained_trunk(tmp_path / "run", **changes), theirs)
+
+
+def test_a_trunk_computes_the_same_in_an_agent_that_centres_pixels(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    """SAC does not centre them, and DrQ-v2 does."""
+    theirs = curl.load(pretrained, device="cpu").agent
+    changes = {"agent": "drqv2", "objective": "none", "augmentation": "crop"}
+    changes |= {"init_from": pretrained, "encoder": "frozen"}
+    assert train(config(tmp_path / "run", **changes)) == 0
+    ours = curl.load(tmp_path / "run", device="cpu").agent
+    assert isinstance(theirs, SAC) and isinstance(ours, DrQV2)
+    size = theirs.query.size
+    pixels = torch.randint(256, (2, theirs.trunk.channels, size, size)).byte()
+    assert ours.trunk.centred and not theirs.trunk.centred
+    torch.testing.assert_close(ours.trunk(pixels), theirs.trunk(pixels))
+
+
+def test_a_trunk_of_other_strides_is_refused(pretrained: Path, tmp_path: Path) -> None:
+    """Its weights have the same shapes."""
+    changes = {"init_from": pretrained, "agent.strides": "[2,2,1,1]"}
+    with pytest.raises(
+        ValueError, match=r"init_from=.* does not fit: its strides are \[2, 1, 1, 1"
+    ):
+        train(config(tmp_path / "run", **changes))
 
 
 def test_the_whole_agent_is_taken_over(pretrained: Path, tmp_path: Path) -> None:
