@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from curl.checks import choice, integer
-from curl.command.parser import Parser, add_dataset, add_device, add_opengl, add_seed, number
+from curl.checks import choice, integer, positive
+from curl.command.parser import (
+    Parser,
+    add_dataset,
+    add_device,
+    add_opengl,
+    add_seed,
+    number,
+    seconds,
+)
 from curl.command.writing import CODES, until, writing
-from curl.data.dataset import Dataset, episodes_of, require_free, write
+from curl.data.dataset import Dataset, discard_unfinished, episodes_of, require_free, write
 from curl.data.seeding import seed_everything
+from curl.errors import HUNG, refuse
+from curl.run.guard import Watchdog
 from curl.run.policy import load, make_env
 from curl.run.recording import POLICIES, origin_of_policy, play, saved_replay
 
-DEFAULTS = {"episodes": 10, "policy": "mean", "seed": 0}
+DEFAULTS = {"episodes": 10, "policy": "mean", "seed": 0, "env_timeout": 300.0}
 
 
 def parser() -> Parser:
@@ -35,7 +47,7 @@ def parser() -> Parser:
                 "What the run has stored while it learned."
             ),
         },
-        codes=CODES,
+        codes=CODES | {str(HUNG): "The environment did not answer; no dataset was written."},
     )
     parser.add_argument(
         "run",
@@ -64,6 +76,13 @@ def parser() -> Parser:
     )
     parser.set_defaults(seed=None)  # so that a seed beside --replay is noticed
     parser.add_argument(
+        "--env-timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="How long the environment may take to answer before the recording ends. The default "
+        f"is {DEFAULTS['env_timeout']:g}.",
+    )
+    parser.add_argument(
         "--replay",
         action="store_true",
         help="Write the replay buffer of the checkpoint, instead of playing episodes.",
@@ -77,33 +96,42 @@ def main(arguments: Sequence[str]) -> int:
     """The command. Refusals are raised as ValueError, OSError, MemoryError or OpenGLError.
 
     Returns:
-        The exit code: 0, or 128 + n after signal n.
+        The exit code: 0, 3 if the environment did not answer, or 128 + n after signal n.
     """
     options = parser().parse_args(arguments)
     require_options(options)
     require_free(options.dataset)
     record = record_replay if options.replay else record_episodes
-    return writing(lambda stop: record(options, stop))
+    try:
+        return writing(lambda stop: record(options, stop))
+    except TimeoutError as error:
+        refuse(error)
+        return HUNG
 
 
 def require_options(options: argparse.Namespace) -> None:
     """Fill in the defaults; `ValueError` for values and combinations that mean nothing."""
     for name, default in DEFAULTS.items():
+        option = name.replace("_", "-")
         if getattr(options, name) is None:
             setattr(options, name, default)
         elif options.replay:
-            raise ValueError(f"--replay plays no episodes: it does not go with --{name}")
+            raise ValueError(f"--replay plays no episodes: it does not go with --{option}")
     integer("--episodes", options.episodes)
     integer("--seed", options.seed, at_least=0)
     choice("--policy", options.policy, POLICIES)
+    positive("--env-timeout", options.env_timeout)
 
 
 def record_episodes(options: argparse.Namespace, stop: Callable[[], bool]) -> Dataset:
     """Play, and write each episode when it is over."""
     policy = load(options.run, device=options.device, seed=options.seed)
     origin = origin_of_policy(options.run, policy, how=options.policy, seed=options.seed)
-    env = make_env(options.run, device=options.device, opengl=options.opengl)
-    with contextlib.closing(env):
+    watchdog = Watchdog(timeout=options.env_timeout, on_hang=leave)
+    with contextlib.ExitStack() as stack:
+        stack.callback(watchdog.close)
+        env = make_env(options.run, device=options.device, opengl=options.opengl)
+        stack.callback(close, env, watchdog)
         seed_everything(options.seed, policy.device)  # some environments draw from global ones
         played = play(
             policy,
@@ -112,8 +140,22 @@ def record_episodes(options: argparse.Namespace, stop: Callable[[], bool]) -> Da
             seed=options.seed,
             how=options.policy,
             stop=stop,
+            watchdog=watchdog,
         )
         return write(options.dataset, played, origin)
+
+
+def close(env: Any, watchdog: Watchdog) -> None:
+    """Close an environment, which may hang in that as well."""
+    with watchdog.watching(interruptible=True):
+        env.close()
+
+
+def leave(cause: str) -> None:
+    """End the process: nothing can be raised in an environment that hangs in C."""
+    discard_unfinished()
+    refuse(cause)
+    os._exit(HUNG)
 
 
 def record_replay(options: argparse.Namespace, stop: Callable[[], bool]) -> Dataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
-from curl.data.dataset import Dataset, Episode
+from curl.data.dataset import Dataset, Episode, discard_unfinished
 from curl.run.guard import StopSignal
 
 CODES = {"128+n": "Signal n ended the command; no dataset was written."}
@@ -19,7 +19,9 @@ def writing(make: Callable[[Callable[[], bool]], Dataset]) -> int:
             `InterruptedError` then.
     """
     asked = StopSignal(
-        lambda text: print(text, file=sys.stderr), what="stopping; no dataset is written"
+        lambda text: print(text, file=sys.stderr),
+        leave=discard_unfinished,
+        what="stopping; no dataset is written",
     )
     try:
         made = make(lambda: asked.number is not None)

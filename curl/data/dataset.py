@@ -224,7 +224,7 @@ def write(name: str, episodes: Iterable[Episode], origin: Origin) -> Dataset:
             yield EpisodeBuffer(**columns(episode))
 
     root().mkdir(parents=True, exist_ok=True)
-    aside = root() / f".recording-{uuid.uuid4().hex}"
+    aside = root() / f"{unfinished()}{uuid.uuid4().hex}"
     aside.mkdir()
     try:
         storage = MinariStorage.new(
@@ -253,6 +253,17 @@ def write(name: str, episodes: Iterable[Episode], origin: Origin) -> Dataset:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return read(name)
+
+
+def unfinished() -> str:
+    """What the folders begin with in which this process writes datasets that are not complete."""
+    return f".recording-{os.getpid()}-"
+
+
+def discard_unfinished() -> None:
+    """Remove what this process has begun to write, for one that ends without unwinding."""
+    for path in root().glob(f"{unfinished()}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def columns(episode: Episode) -> dict[str, Any]:

@@ -222,10 +222,18 @@ class Watchdog:
 
 
 class Watched:
-    """Steps an environment; its exceptions, NaNs and hangs become a `RunError`."""
+    """Steps an environment; its exceptions and NaNs become a `RunError`.
 
-    def __init__(self, env: gym.Env[Any, Any], watchdog: Watchdog) -> None:
-        self.env, self.watchdog = env, watchdog
+    Args:
+        watchdog: is told of hangs; None: nobody is.
+        interruptible: whether a hang is a `TimeoutError` where that is possible: see
+            `Watchdog.watching`. Otherwise it is what the watchdog makes of it.
+    """
+
+    def __init__(
+        self, env: gym.Env[Any, Any], watchdog: Watchdog | None, *, interruptible: bool = False
+    ) -> None:
+        self.env, self.watchdog, self.interruptible = env, watchdog, interruptible
 
     def reset(self, *, seed: int) -> np.ndarray:
         return self._call("reset", lambda: self.env.reset(seed=seed))[0]
@@ -241,8 +249,15 @@ class Watched:
 
     def _call(self, name: str, call: Callable[[], Any]) -> Any:
         try:
-            with self.watchdog.watching():
+            with self._watching():
                 return call()
         except Exception as error:
+            if self.interruptible and isinstance(error, TimeoutError):
+                raise
             cause = f"{type(error).__name__}: {error}"
             raise RunError(f"the environment's {name} raised {cause}") from error
+
+    def _watching(self) -> contextlib.AbstractContextManager[None]:
+        if self.watchdog is None:
+            return contextlib.nullcontext()
+        return self.watchdog.watching(interruptible=self.interruptible)

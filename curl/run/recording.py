@@ -24,6 +24,7 @@ from curl.run.checkpoint import (
 )
 from curl.run.clock import Clock
 from curl.run.folder import RunFolder
+from curl.run.guard import Watchdog, Watched
 from curl.run.policy import Policy, read, saved_action_dim, settings_of
 
 log = logging.getLogger("curl")
@@ -40,6 +41,7 @@ def play(
     seed: int,
     how: str = "mean",
     stop: Callable[[], bool] = lambda: False,
+    watchdog: Watchdog | None = None,
 ) -> Iterator[Episode]:
     """Let an agent act in its environment, and yield each episode when it is over.
 
@@ -53,17 +55,20 @@ def play(
         how: mean: the mean action, as in evaluations. sample: an action is drawn, as in training.
             random: actions are uniformly random, and the agent is not asked.
         stop: asked before every step.
+        watchdog: is told when the environment does not answer; None: nobody is.
 
     Raises:
-        ValueError: an unknown `how`, or a reward that is not finite.
+        ValueError: an unknown `how`; what the environment raised; a reward that is not finite.
+        TimeoutError: the environment took longer to answer than `watchdog` allows.
         InterruptedError: `stop` said so.
     """
     choice("policy", how, POLICIES)
+    watched = Watched(env, watchdog, interruptible=True)
     for number in range(integer("episodes", episodes)):
         reset_seed = episode_seed(seed, Stream.RECORDING, number)
         generator = np.random.default_rng(sequence(seed, Stream.RECORDED_ACTIONS, number))
         policy.reset()
-        frame, _ = env.reset(seed=reset_seed)
+        frame = watched.reset(seed=reset_seed)
         frames, actions, rewards = [np.array(frame)], [], []
         terminated = truncated = False
         while not (terminated or truncated):
@@ -73,7 +78,7 @@ def play(
                 action = generator.uniform(-1, 1, policy.action_dim).astype(np.float32)
             else:
                 action = policy.step(frame, deterministic=how == "mean")
-            frame, reward, terminated, truncated, _ = env.step(action)
+            frame, reward, terminated, truncated = watched.step(action)
             frames.append(np.array(frame))
             actions.append(action)
             rewards.append(reward)

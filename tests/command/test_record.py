@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from curl.errors import exits_with_one_line
 from curl.run.recording import POLICIES, saved_replay
 from support import faulty
 from support.datasets import episode, origin, train_into_an_episode
+from support.paths import ROOT, TESTS
 
 Typed = Callable[..., tuple[int, str, str]]
 NAME = "sound/test-v0"
@@ -137,8 +142,79 @@ def test_an_environment_that_fails_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(faulty.Sound, "fail", lambda self: float("nan"))
     code, printed, said = typed("record", made, "--dataset", NAME, "--device", "cpu")
-    assert (code, printed, said) == (2, "", "error: the rewards of an episode must be finite")
+    assert (code, printed, said) == (2, "", "error: the environment returned the reward nan")
     assert not list(root.iterdir())
+
+
+def test_an_environment_that_raises_leaves_nothing(
+    made: Path, typed: Typed, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: faulty.Sound) -> float:
+        raise ArithmeticError("the joint broke")
+
+    monkeypatch.setattr(faulty.Sound, "fail", fail)
+    code, printed, said = typed("record", made, "--dataset", NAME, "--device", "cpu")
+    cause = "the environment's step raised ArithmeticError: the joint broke"
+    assert (code, printed, said) == (2, "", f"error: {cause}")
+    assert not list(root.iterdir())
+
+
+CAUSE = "the environment has not answered for 1 s"
+
+
+@pytest.mark.parametrize("where", ["fail", "reset", "close"])
+def test_an_environment_that_hangs_leaves_nothing(
+    made: Path, typed: Typed, root: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    recorded = where == "close"  # the dataset is complete by then
+    sound, calls = getattr(faulty.Sound, where), itertools.count()
+
+    def hanging(env: faulty.Sound, **options: Any) -> Any:
+        if where == "reset" and next(calls) == 0:
+            return sound(env, **options)  # when the environment is built
+        return time.sleep(3600)
+
+    monkeypatch.setattr(faulty.Sound, where, hanging)
+    options = ["--dataset", NAME, "--device", "cpu", "--episodes", 1, "--env-timeout", 1]
+    code, printed, said = typed("record", made, *options)
+    assert (code, printed, said) == (3, "", f"error: {CAUSE}")
+    assert datasets.local_names() == ([NAME] if recorded else [])
+    assert not list(root.glob(".*"))
+
+
+def test_an_environment_that_hangs_in_c_ends_the_process_and_leaves_nothing(
+    made: Path, root: Path
+) -> None:
+    program = (
+        "import sys; from support import faulty; from curl.command import main; "
+        "faulty.Sound.fail = faulty.hang_deaf; sys.exit(main.main(sys.argv[1:]))"
+    )
+    options = ["--dataset", NAME, "--device", "cpu", "--env-timeout", "1"]
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "record", str(made), *options],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS)])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (ended.returncode, ended.stdout) == (3, "")
+    assert ended.stderr.splitlines()[-1] == f"error: {CAUSE}"
+    assert root.is_dir() and not list(root.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--env-timeout", 0], "error: --env-timeout must lie in (0, inf), got 0.0"),
+        (["--env-timeout", 5, "--replay"], "does not go with --env-timeout"),
+    ],
+)
+def test_a_wrong_timeout_is_refused(
+    made: Path, typed: Typed, options: list[Any], line: str
+) -> None:
+    code, printed, said = typed("record", made, "--dataset", NAME, *options)
+    assert (code, printed) == (2, "") and line in said
 
 
 def test_a_damaged_run_is_refused(made: Path, typed: Typed, tmp_path: Path, root: Path) -> None:
