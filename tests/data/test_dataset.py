@@ -565,6 +565,13 @@ def replaced(column: str, values: Any) -> Callable[[Any], None]:
     return change
 
 
+def test_a_dataset_of_an_older_version_is_read(made: Dataset) -> None:
+    """Nothing could be imported or joined then."""
+    metadata(lambda m: [m["curl"].pop(key) for key in ("imported", "parts")])(made.folder / "data")
+    found = datasets.read(NAME)
+    assert found.origin == made.origin and len(found.replay()) == 32
+
+
 def cut(data: Path) -> None:
     path = data / "main_data.hdf5"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
