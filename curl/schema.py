@@ -198,6 +198,11 @@ class Run(Policy):
         "seconds that an environment may take to answer", gt=0, resumable=True
     )
     video: bool = knob("whether evaluations leave an MP4", resumable=True)
+    probes: bool = knob(
+        "whether evaluations of the offline loop decode rewards and states from the encoder",
+        resumable=True,
+        default=False,
+    )
     logger: Logger = knob("where metrics go", resumable=True)
     about: Text | None = knob("what a run says when it begins", resumable=True, default=None)
     label: Text = knob("what reports call this variant", bookkeeping=True)

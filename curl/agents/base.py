@@ -36,7 +36,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curl.augmentations.base import Augmentation
 from curl.data.batch import Batch, FrameStacks, Metrics
+from curl.learning.networks import ConvTrunk
 from curl.learning.optimisation import load_optimizer
 
 
@@ -45,6 +47,12 @@ class Agent(ABC):
 
     offsets: tuple[int, ...] = ()
     """Later time offsets that its batches must carry in `Batch.future`."""
+
+    trunk: ConvTrunk
+    """Views [B, C, size, size] -> features [B, F]. Another run may begin with it."""
+
+    query: Augmentation
+    """What draws the view that the policy acts on."""
 
     offline_only: bool = False
     """Whether it learns from the actions of others alone: its own would teach it nothing."""
@@ -55,6 +63,11 @@ class Agent(ABC):
 
         Deterministic actions draw no random number and change nothing.
         """
+
+    @torch.no_grad()
+    def features(self, obs: FrameStacks) -> Tensor:
+        """What the trunk makes of B stacks, seen as in evaluations: float32 [B, F]."""
+        return self.trunk(self.query.evaluate(obs)).float()
 
     @abstractmethod
     def update(self, batch: Batch) -> Metrics:

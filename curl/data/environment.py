@@ -28,6 +28,7 @@ from curl.checks import integer
 from curl.data.rendering import Frames
 from curl.data.seeding import Stream, episode_seed
 
+LARGEST_STATE = 1000  # numbers in an observation; those with more are images
 OURS = ("id", "render_mode", "max_episode_steps", "disable_env_checker")  # of gym.make's arguments
 
 
@@ -120,6 +121,20 @@ def episode_length(env: gym.Env[Any, Any]) -> int:
     The last agent step of an episode may have fewer of them than `action_repeat`.
     """
     return env.get_wrapper_attr("episode_lengths")
+
+
+def state_of(env: gym.Env[Any, Any]) -> np.ndarray | None:
+    """What an environment of `make_env` observes besides its frames, float64 [K].
+
+    None where it observes no numbers, or an image of its own.
+    """
+    observed, space = env.get_wrapper_attr("observed"), env.get_wrapper_attr("observed_space")
+    try:
+        flat = gym.spaces.flatten(space, observed)
+    except (NotImplementedError, ValueError, TypeError):
+        return None
+    state = np.asarray(flat, dtype=np.float64)
+    return state if 0 < state.size <= LARGEST_STATE else None
 
 
 def frames_per_second(env: gym.Env[Any, Any], action_repeat: int) -> Fraction:

@@ -55,13 +55,17 @@ class Frames(gym.ObservationWrapper[np.ndarray, Any, Any]):
     ) -> None:
         super().__init__(env)
         self.name, self.size = name, size
+        self.observed_space = env.observation_space
         self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.scene = scene_of(env)
         self.scene.simplify(shadow_size, reflections)
         self.scene.prepare(name, size, camera)
         self._checked = False
+        self.observed: Any = None
+        """What the environment itself observed last."""
 
     def observation(self, observation: Any) -> np.ndarray:
+        self.observed = observation
         return self.render()
 
     def render(self) -> np.ndarray:

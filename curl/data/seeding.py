@@ -31,6 +31,7 @@ class Stream(enum.IntEnum):
     VIEWS = 5  # contact sheets of augmentations
     RECORDING = 6  # environment of the episodes of a dataset; numbered by episode
     RECORDED_ACTIONS = 7  # random actions in a dataset; numbered by episode
+    PROBES = 8  # episodes that probes choose, and environment of those that they play
 
 
 def sequence(seed: int, stream: Stream, number: int = 0) -> np.random.SeedSequence:

@@ -117,6 +117,8 @@ def require_loop(config: Mapping[str, Any]) -> None:
     ignored = {"online": ["updates"], "offline": ["env_steps"]}[loop]
     if config["dataset"] is None:
         ignored.append("dataset_episodes")
+    if loop == "online" and config["probes"]:
+        raise SettingsError("probes=true has no meaning with loop=online; leave it false")
     for key in needed:
         if config[key] is None:
             from curl.data import dataset  # Gymnasium, which a policy that only acts does without

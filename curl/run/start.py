@@ -245,11 +245,24 @@ def offline(
 ) -> Loop:
     """Reads the dataset. Evaluations open the environment."""
     from curl.run.offline import OfflineTrainer
+    from curl.run.probes import Probes
 
     found = recorded(config)
     assert found is not None  # `checked` has seen to it
     replay = filled(found, config, device)
-    parts = {"replay": replay, "dataset": found.digests, "batch_size": config["batch_size"]}
+    parts: dict[str, Any] = {
+        "replay": replay,
+        "dataset": found.digests,
+        "batch_size": config["batch_size"],
+    }
+    if config["probes"]:
+        parts["probes"] = Probes(
+            replay=replay,
+            dataset=found,
+            settings=environment,
+            episodes=config["dataset_episodes"],
+            seed=config["seed"],
+        )
     what = f"{len(replay):,} transitions of {found.name} ({environment['env_id']})"
     return Loop(OfflineTrainer, parts, found.origin.action_dim, what)
 

@@ -19,28 +19,16 @@ from curl.data.dataset import Episode
 from curl.data.seeding import Stream, episode_seed
 from curl.run import inputs
 from curl.run.build import checked
-from curl.run.checkpoint import read_state
 from curl.run.folder import RunFolder, read_config
 from curl.run.start import train
-from support.configuration import composed
+from support import offline
 from support.equality import assert_equal as assert_equal_at
 from support.faulty import EDGE, Sound
-from support.programs import SETTINGS, rows, timeless
+from support.offline import newest
+from support.programs import rows, timeless
 
 NAME = "sound/random-v0"
 EPISODES, STEPS = 4, 20
-OFFLINE: dict[str, Any] = {
-    **SETTINGS,
-    "task.env_id": "Sound-v0",
-    "task.action_repeat": 1,
-    "loop": "offline",
-    "env_steps": "null",
-    "updates": 12,
-    "dataset": NAME,
-    "eval_every": 6,
-    "checkpoint_every": 4,
-    "log_every": 2,
-}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -75,13 +63,7 @@ def assert_equal(ours: Any, theirs: Any) -> None:
 
 
 def config(folder: Path, **changes: Any) -> dict[str, Any]:
-    settings = OFFLINE | {key.replace("__", "."): value for key, value in changes.items()}
-    found = composed(f"run_dir={folder}", *(f"{key}={value}" for key, value in settings.items()))
-    return {key: value for key, value in found.items() if key != "experiment"}
-
-
-def newest(folder: Path) -> dict[str, Any]:
-    return read_state(RunFolder(folder).states()[-1])
+    return offline.config(folder, **{"dataset": NAME} | changes)
 
 
 def test_a_run_learns_from_a_dataset_alone(tmp_path: Path) -> None:
