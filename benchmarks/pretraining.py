@@ -57,8 +57,8 @@ STAGES: dict[str, tuple[str, ...]] = {
     ),
     "online": (
         *("experiment=[laptop,online_pretrained]", "agent=curl_small"),
-        *("env_steps=60000", "eval_every=10000", "checkpoint_every=10000"),
-        "replay.capacity=10000",
+        *("env_steps=40000", "eval_every=10000", "checkpoint_every=10000"),
+        "replay.capacity=5000",
     ),
 }
 """Stage -> what its runs have in common. Later stages begin from what the first one has learned."""

@@ -93,7 +93,7 @@ def page(groups: Groups, datasets: Mapping[str, Any]) -> str:
         "the encoder, and is thrown away. Its return says how much of what the data's policy does "
         "can be read from the latents.",
         markdown_table(cloned(groups)),
-        "![Learning curves of the three settings: IQM over seeds](pretraining.png)",
+        "![Learning curves: IQM over seeds](pretraining.png)",
         verdict(groups),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -101,11 +101,11 @@ def page(groups: Groups, datasets: Mapping[str, Any]) -> str:
 
 def commands() -> str:
     lines = [
-        f"python -m curl train experiment=quickstart seed=4 run_dir=runs/{TASK}/expert",
-        f"python -m curl record runs/{TASK}/expert --dataset {EXPERT} --episodes 50",
+        f"python -m curl train experiment=quickstart seed=4 run_dir=runs/{TASK}/expert/seed_4",
+        f"python -m curl record runs/{TASK}/expert/seed_4 --dataset {EXPERT} --episodes 50",
         "python -m curl train experiment=quickstart seed=5 env_steps=100000 "
-        f"run_dir=runs/{TASK}/medium",
-        f"python -m curl record runs/{TASK}/medium --dataset {REPLAY} --replay",
+        f"run_dir=runs/{TASK}/medium/seed_5",
+        f"python -m curl record runs/{TASK}/medium/seed_5 --dataset {REPLAY} --replay",
         "python -m benchmarks.pretraining --jobs 2",
         "python -m benchmarks.pretraining --page",
     ]
@@ -229,10 +229,11 @@ def figure(groups: Groups) -> bytes:
 
     from curl.study import drawing
 
+    titles = {PRETRAIN: "pretraining: cloned policy", **SETTINGS}
     panels = [
         (stage, end)
         for end in ("", FROZEN)
-        for stage in SETTINGS
+        for stage in titles
         if any((stage, o + end) in groups for o in OBJECTIVES)
     ]
     looks = drawing.looks(OBJECTIVES)
@@ -246,7 +247,7 @@ def figure(groups: Groups) -> bytes:
                 axis = words(group.curves[0].axis)
                 steps, band = group.band()
                 drawing.band(ax, steps / 1000, band, looks[objective])
-            title = SETTINGS[stage] + (", frozen" if end else "")
+            title = titles[stage] + (", frozen" if end else "")
             ax.set(title=title, xlabel=f"{axis} (thousands)", ylabel="return")
         drawing.legend(drawn, looks)
         png = io.BytesIO()

@@ -53,6 +53,14 @@ TINY = tuple(
     )
 )
 
+RECORDED = tuple(
+    shlex.split(
+        "task.action_repeat=50 updates=4 eval_every=4 eval_episodes=1 log_every=2 batch_size=8 "
+        "agent.hidden_dim=16 threads=1 render_size=40 augmentation.query.size=36 device=cpu"
+    )
+)
+"""The sizes of runs that learn from DATASET."""
+
 FIRST = "python -m curl train task=walker_walk seed=3"
 """This command makes the run that others evaluate, compare and watch."""
 
@@ -98,6 +106,14 @@ RULES: list[tuple[str, Run | Exempt]] = [
         r"python -m curl train .*task\.max_episode_steps",
         Run((*TINY, "task.max_episode_steps=1000")),
     ),
+    (
+        r"python -m curl train .*experiment=offline_to_online",
+        Exempt("needs a run of the same agent; tests/run/test_offline.py takes over some"),
+    ),
+    (
+        r"python -m curl train .*experiment=\W?(laptop,)?(pretrain|imitate|offline_rl)\b",
+        Run(RECORDED),
+    ),
     (r"python -m curl train", Run(TINY)),
     (
         r"python -m curl compare results/dmc",
@@ -129,6 +145,11 @@ RULES: list[tuple[str, Run | Exempt]] = [
         ),
     ),
     (r"python -m benchmarks\.dmc --page", Run()),
+    (
+        r"python -m benchmarks\.pretraining(?! --page)",
+        Exempt("takes hours; tests/benchmarks/test_pretraining.py runs it with stand-ins"),
+    ),
+    (r"python -m benchmarks\.pretraining --page", Run()),
     (
         r"python -m benchmarks\.gpu_day",
         Run(("--tiny", "--device", "cpu", "--stages", "machine", "captured")),
@@ -291,7 +312,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str
         (folder / name).write_text(text, encoding="utf-8")
     finish(start(f"{FIRST} {shlex.join(TINY)}", folder, environment))
     (run,) = (folder / "runs").glob("*/*/seed_*")
-    record = f"python -m curl record {run} --dataset {DATASET} --episodes 1"
+    record = f"python -m curl record {run} --dataset {DATASET} --episodes 5"
     finish(start(record, folder, environment))
     return folder
 
@@ -355,15 +376,16 @@ def test_command(
         assert '"evaluation"' in (run / "metrics.jsonl").read_text()
         return
     read = re.sub(r"--out \S+", "", text)
+    read = re.sub(r"run_dir=\S+", "", read)
     for name in re.findall(r"\bruns/\w[\w/-]*", read):  # under the name that the command gives it
         copy = folder / name if "/seed_" in name else folder / name / "copied" / "seed_1"
         if not copy.exists():
             shutil.copytree(run, copy)
-    if text.startswith("python -m curl join"):
+    if text.startswith(("python -m curl join", "python -m curl train")):
         for name in re.findall(r"\b\w+/\w+-v\d\b", re.sub(r"--dataset \S+", "", text)):
             if not (folder / DATASETS / name).exists():
                 shutil.copytree(folder / DATASETS / DATASET, folder / DATASETS / name)
-    if text.startswith("python -m curl train"):
+    if text.startswith("python -m curl train") and "init_from" not in text:
         shutil.rmtree(folder / "runs")
     if text.startswith("python -m curl record"):
         shutil.rmtree(folder / DATASETS)
