@@ -21,7 +21,7 @@ from curl.study import statistics
 from curl.study.curves import Curve, curve_files, read_curve
 
 PAGE = ROOT / "docs/results/pretraining.md"
-DATASETS = "datasets.json"  # below the folder of the curves
+DATASETS, PROBES = "datasets.json", "probes.json"  # below the folder of the curves
 NONE = "\N{EN DASH}"
 SETTINGS = {
     "imitate": "imitation",
@@ -57,7 +57,7 @@ def read_groups(results: Path) -> dict[tuple[str, str], Group]:
     }
 
 
-def page(groups: Groups, datasets: Mapping[str, Any]) -> str:
+def page(groups: Groups, datasets: Mapping[str, Any], probes: Mapping[str, Any]) -> str:
     """The whole page, Markdown."""
     parts = [
         "# Does pretraining help?",
@@ -93,6 +93,7 @@ def page(groups: Groups, datasets: Mapping[str, Any]) -> str:
         "the encoder, and is thrown away. Its return says how much of what the data's policy does "
         "can be read from the latents.",
         markdown_table(cloned(groups)),
+        decoded(probes),
         "![Learning curves: IQM over seeds](pretraining.png)",
         verdict(groups),
     ]
@@ -107,6 +108,7 @@ def commands() -> str:
         f"run_dir=runs/{TASK}/medium/seed_5",
         f"python -m curl record runs/{TASK}/medium/seed_5 --dataset {REPLAY} --replay",
         "python -m benchmarks.pretraining --jobs 2",
+        "python -m benchmarks.encoder_probes",
         "python -m benchmarks.pretraining --page",
     ]
     return "```\n" + "\n".join(lines) + "\n```"
@@ -172,6 +174,30 @@ def cloned(groups: Groups) -> list[list[str]]:
     for objective in OBJECTIVES[1:]:
         rows.append([f"`{objective}`", cell(groups.get((PRETRAIN, objective)))])
     return rows
+
+
+def decoded(probes: Mapping[str, Any]) -> str:
+    """What ridge regression reads from the pretrained trunks: a sentence and a table."""
+    if not probes:
+        return ""
+    names = list(
+        dict.fromkeys(name for seeds in probes.values() for r2 in seeds.values() for name in r2)
+    )
+    rows = [["pretrained with", *(name.removesuffix("_r2").replace("_", " ") for name in names)]]
+    for objective in OBJECTIVES:
+        if seeds := probes.get(objective):
+            cells = []
+            for name in names:
+                found = np.array([r2[name] for r2 in seeds.values()])
+                spread = f" ± {found.std(ddof=1):.2f}" if len(found) > 1 else ""
+                cells.append(f"{found.mean():.2f}{spread}")
+            rows.append([f"`{objective}`", *cells])
+    return (
+        "The share of the variance (R²) that ridge regression reads from the trunk's features, "
+        f"in episodes of `{REPLAY}` that it has not seen; `none` is a trunk of random weights. The "
+        "state is positions and velocities. The return-to-go also depends on the policy that "
+        "follows, which changes from episode to episode there.\n\n" + markdown_table(rows)
+    )
 
 
 def beside_none(groups: Groups, end: str) -> list[str]:
@@ -255,12 +281,19 @@ def figure(groups: Groups) -> bytes:
     return png.getvalue()
 
 
+def read_probes(results: Path) -> dict[str, Any]:
+    """What benchmarks.encoder_probes has kept; empty if nothing is there."""
+    path = results / PROBES
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def write_page(results: Path, path: Path = PAGE) -> list[Path]:
     """Write the page and its figure; returns their paths."""
     groups = read_groups(results)
     datasets = json.loads((results / DATASETS).read_text(encoding="utf-8"))
+    probes = read_probes(results)
     image = path.with_suffix(".png")
     path.parent.mkdir(parents=True, exist_ok=True)
     image.write_bytes(figure(groups))
-    path.write_text(page(groups, datasets), encoding="utf-8")
+    path.write_text(page(groups, datasets, probes), encoding="utf-8")
     return [path, image]

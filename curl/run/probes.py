@@ -23,7 +23,7 @@ from curl.data.seeding import Stream, episode_seed, sequence
 from curl.learning.probing import held_out_r2
 from curl.run.guard import Watchdog, Watched
 
-TRANSITIONS = 2500  # that a probe looks at, two thirds of them to fit the regression
+TRANSITIONS = 3000  # that a probe looks at, two thirds of them to fit the regression
 FEWEST = 6  # episodes, below which nothing is held out in earnest
 DISCOUNT = 0.99  # of returns-to-go
 CHUNK = 256  # stacks that are encoded at a time
@@ -52,7 +52,7 @@ class Examples:
         x = features.numpy()
         found = {}
         for name, y in self.targets.items():
-            r2 = held_out_r2(x[fits], y[fits], x[~fits], y[~fits])
+            r2 = held_out_r2(x[fits], y[fits], self.episode[fits], x[~fits], y[~fits])
             if not np.isnan(r2).all():
                 found[f"{name}_r2"] = float(np.nanmean(r2))
         return found
@@ -102,19 +102,19 @@ class Probes:
             env.reset(seed=episode_seed(self._seed, Stream.PROBES, 0))
             if state_of(plain) is None:
                 return None
-            found, seen = [], 0
+            lengths = np.array(self._dataset.lengths[: self._episodes])
+            chosen = drawn(lengths, self._seed)
+            found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
             for number, episode in enumerate(self._dataset.episodes(self._episodes)):
-                seed = episode.seed
-                if seed is None:
-                    seed = episode_seed(self._seed, Stream.PROBES, number)
-                found.append(play(env, episode, seed))
-                seen += len(episode)
-                if seen >= TRANSITIONS:
-                    break
+                if number in chosen:
+                    seed = episode.seed
+                    if seed is None:
+                        seed = episode_seed(self._seed, Stream.PROBES, number)
+                    found[number] = play(env, episode, seed)
         finally:
             with watchdog.watching(interruptible=True):
                 plain.close()
-        return None if len(found) < FEWEST else joined(found, self._replay)
+        return joined([found[number] for number in chosen], self._replay) if found else None
 
 
 def recorded(replay: ReplayBuffer, seed: int) -> Examples | None:
@@ -126,11 +126,9 @@ def recorded(replay: ReplayBuffer, seed: int) -> Examples | None:
     episode = replay.start[rows].cpu().numpy()
     reward = replay.reward[rows].cpu().numpy().astype(np.float64)  # [T, 1]
     known, counts = np.unique(episode, return_counts=True)
-    if len(known) < FEWEST:
+    place = {known[which]: at for at, which in enumerate(drawn(counts, seed))}
+    if not place:
         return None
-    order = np.random.default_rng(sequence(seed, Stream.PROBES)).permutation(len(known))
-    enough = int(np.searchsorted(np.cumsum(counts[order]), TRANSITIONS)) + 1
-    place = {known[which]: at for at, which in enumerate(order[: max(enough, FEWEST)])}
     wanted = np.flatnonzero(np.isin(episode, list(place)))
     to_go = returns_to_go(reward, episode)
     return Examples(
@@ -138,6 +136,19 @@ def recorded(replay: ReplayBuffer, seed: int) -> Examples | None:
         targets={"reward": reward[wanted], "return_to_go": to_go[wanted]},
         episode=np.array([place[which] for which in episode[wanted]]),
     )
+
+
+def drawn(lengths: np.ndarray, seed: int) -> list[int]:
+    """The numbers of the episodes that a probe looks at, in a random order; none if too few.
+
+    Args:
+        lengths: int [E], of all episodes.
+    """
+    if len(lengths) < FEWEST:
+        return []
+    order = np.random.default_rng(sequence(seed, Stream.PROBES)).permutation(len(lengths))
+    enough = int(np.searchsorted(np.cumsum(lengths[order]), TRANSITIONS)) + 1
+    return order[: max(enough, FEWEST)].tolist()
 
 
 def returns_to_go(reward: np.ndarray, episode: np.ndarray) -> np.ndarray:

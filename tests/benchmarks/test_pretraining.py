@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import pretraining
+from benchmarks import encoder_probes, pretraining
 from benchmarks.cells import ROOT, compose_all
 from benchmarks.pretraining import OBJECTIVES, PRETRAIN, STAGES, TASK, stages
-from benchmarks.pretraining_page import NONE, PAGE, page, read_groups
+from benchmarks.pretraining_page import NONE, PAGE, page, read_groups, read_probes
 from curl.data import dataset as datasets
 from curl.study.curves import Curve, read_curve, write_curve
+from support import faulty  # noqa: F401  registers the environment
 from support.datasets import episode, origin
 from support.paths import TESTS
 
@@ -90,7 +91,7 @@ def test_the_stages_run_one_after_another_and_nothing_twice(
     assert "begins" not in capsys.readouterr().out
     facts = json.loads((tmp_path / "results/datasets.json").read_text())
     assert facts[pretraining.EXPERT]["episodes"] == 2
-    text = page(groups, facts)
+    text = page(groups, facts, {})
     assert "1.00" not in text and f"`{pretraining.EXPERT}`" in text
 
 
@@ -146,7 +147,12 @@ def test_the_page_says_what_the_curves_say(tmp_path: Path) -> None:
         make_curve(tmp_path, "imitate", "inverse", seed, 400 + seed)
         make_curve(tmp_path, "imitate", "vpn", seed, 10 * seed)
         make_curve(tmp_path, "online", "none_frozen", seed, 200)
-    text = page(read_groups(tmp_path), FACTS)
+    probes = {
+        "none": {"1": {"state_r2": 0.2}},
+        "vpn": {"1": {"state_r2": 0.4}, "2": {"state_r2": 0.6}},
+    }
+    text = page(read_groups(tmp_path), FACTS, probes)
+    assert "| `none` | 0.20 |" in text and "| `vpn` | 0.50 ± 0.14 |" in text
     assert f"| `none` | 200 ± 100 [100, 300] (3 seeds) | {NONE} | {NONE} |" in text
     assert f"| `inverse` | 402 ± 1 [401, 403] (3 seeds) | {NONE} | {NONE} |" in text
     assert f"| `none` | {NONE} | {NONE} | 200 ± 0 [200, 200] (3 seeds) |" in text
@@ -181,6 +187,23 @@ def test_curves_in_the_wrong_place_are_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(not RESULTS.exists(), reason="no run of the study is finished yet")
 def test_the_page_of_the_repository_is_that_of_its_curves() -> None:
     facts = json.loads((RESULTS / "datasets.json").read_text())
-    assert PAGE.read_text() == page(read_groups(RESULTS), facts), (
+    assert PAGE.read_text() == page(read_groups(RESULTS), facts, read_probes(RESULTS)), (
         "run `python -m benchmarks.pretraining --page`"
     )
+
+
+def test_encoders_are_probed_where_they_are_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a dataset of grey frames; the environment of the study does not come into it."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    episodes = [episode(number, 9, 44, ends="truncated") for number in range(8)]
+    datasets.write(pretraining.REPLAY, episodes, origin(44))
+    sound = {"env_id": "Sound-v0", "action_repeat": 1, "render_size": 44}
+    monkeypatch.setattr("curl.data.environment.environment_settings", lambda *_: sound)
+    monkeypatch.setattr("curl.run.probes.state_of", lambda env: None)
+    command = ["--seeds", "1", "--results", str(tmp_path), "--runs", str(tmp_path / "runs")]
+    assert encoder_probes.main(command) == 0
+    found = read_probes(tmp_path)
+    assert found.keys() == {"none"}  # nothing else is finished
+    assert found["none"]["1"].keys() == {"reward_r2", "return_to_go_r2"}

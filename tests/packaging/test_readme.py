@@ -151,6 +151,10 @@ RULES: list[tuple[str, Run | Exempt]] = [
     ),
     (r"python -m benchmarks\.pretraining --page", Run()),
     (
+        r"python -m benchmarks\.encoder_probes",
+        Exempt("needs the runs of the study; tests/benchmarks/test_pretraining.py measures one"),
+    ),
+    (
         r"python -m benchmarks\.gpu_day",
         Run(("--tiny", "--device", "cpu", "--stages", "machine", "captured")),
     ),
