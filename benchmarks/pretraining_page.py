@@ -84,6 +84,8 @@ def page(groups: Groups, datasets: Mapping[str, Any], probes: Mapping[str, Any])
             "weights.",
         ),
     ):
+        if not any((stage, o + end) in groups for stage in SETTINGS for o in OBJECTIVES):
+            continue
         parts += [f"## {title}", *([note] if note else []), markdown_table(scores(groups, end))]
         if lines := beside_none(groups, end):
             parts.append("\n".join(lines))

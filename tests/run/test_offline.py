@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,7 +14,6 @@ from curl.agents.drqv2 import DrQV2
 from curl.agents.sac import SAC
 from curl.data import dataset as datasets
 from curl.data.batch import Batch, Metrics
-from curl.data.dataset import Episode
 from curl.data.seeding import Stream, episode_seed
 from curl.run import inputs
 from curl.run.build import checked
@@ -23,12 +21,13 @@ from curl.run.folder import RunFolder, read_config
 from curl.run.start import train
 from support import offline
 from support.equality import assert_equal as assert_equal_at
-from support.faulty import EDGE, Sound
+from support.faulty import EDGE
 from support.offline import newest
 from support.programs import rows, timeless
+from support.recorded import STEPS, played
 
 NAME = "sound/random-v0"
-EPISODES, STEPS = 4, 20
+EPISODES = 4
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -44,18 +43,6 @@ def origin(**changes: Any) -> datasets.Origin:
     from support.datasets import origin as facts
 
     return facts(EDGE, action_dim=1, **changes)
-
-
-def played(seed: int) -> Episode:
-    """An episode of random actions."""
-    env, draw = Sound(), np.random.default_rng(seed)
-    env.reset(seed=seed)
-    frames, rewards = [env.render()], []
-    actions = draw.uniform(-1, 1, (STEPS, 1)).astype(np.float32)
-    for action in actions:
-        rewards.append(env.step(action)[1])
-        frames.append(env.render())
-    return Episode(np.stack(frames), actions, np.float32(rewards), False, True, seed=seed)
 
 
 def assert_equal(ours: Any, theirs: Any) -> None:

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from curl.data import dataset as datasets
-from curl.data.dataset import Episode
 from curl.data.environment import make_env, state_of
 from curl.run import probes
 from curl.run.guard import Watchdog
@@ -22,9 +21,10 @@ from support.datasets import origin
 from support.faulty import EDGE, Sound
 from support.offline import config, newest
 from support.programs import rows
+from support.recorded import STEPS, played
 
 NAME = "sound/random-v0"
-EPISODES, STEPS = 9, 20
+EPISODES = 9
 
 
 class Seeing:
@@ -37,18 +37,6 @@ class Seeing:
 class Blind:
     def features(self, obs: Any) -> torch.Tensor:
         return torch.randn(len(obs), 3, generator=torch.Generator().manual_seed(0))
-
-
-def played(seed: int, *, known: bool = True) -> Episode:
-    env, draw = Sound(), np.random.default_rng(seed)
-    env.reset(seed=2 * seed)
-    frames, rewards = [env.render()], []
-    actions = draw.uniform(-1, 1, (STEPS, 1)).astype(np.float32)
-    for action in actions:
-        rewards.append(env.step(action)[1])
-        frames.append(env.render())
-    seeded = 2 * seed if known else None
-    return Episode(np.stack(frames), actions, np.float32(rewards), False, True, seed=seeded)
 
 
 @pytest.fixture
