@@ -19,7 +19,6 @@ What differs from V-D4RL's code:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
@@ -29,8 +28,9 @@ from torch.nn import functional as F
 
 from curl.agents.base import Agent, fitting, restore, saved
 from curl.augmentations.base import Augmentation
-from curl.checks import integer, positive, real
+from curl.checks import integer, positive
 from curl.data.batch import Batch, FrameStacks, Metrics
+from curl.learning.auxiliary import Auxiliary
 from curl.learning.capture import Captured
 from curl.learning.contrast import Contrast, ContrastOptions, ContrastViews
 from curl.learning.networks import (
@@ -38,7 +38,6 @@ from curl.learning.networks import (
     DeterministicActor,
     begin_trunk,
     initialise,
-    move_average,
 )
 from curl.learning.optimisation import adam, step
 from curl.learning.precision import autocast
@@ -93,7 +92,6 @@ class BC(Agent):
             raise ValueError("detach_encoder=true leaves the encoder to an objective, and none is")
         self.query, self.generator = query, generator
         self.device, self.precision = generator.device, precision
-        self.encoder_tau = real("encoder_tau", encoder_tau, low=0, high=1)
         self.frozen, self.detach_encoder = frozen, detach_encoder and not frozen
         self.updates = 0
         self.objective = objective and objective.to(self.device)
@@ -112,19 +110,21 @@ class BC(Agent):
             module.to(self.device)
         begin_trunk(self.trunk, pretrained, frozen=frozen)
         self.encoder = nn.ModuleList([self.trunk, self.actor.projection])  # f_q
-        self.key_encoder = self.encoder  # f_k
-        if self.objective is not None and not self.contrast.shared_key_encoder:
-            self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
 
         lr = positive("learning_rate", learning_rate)
         cloned = [*self.actor.policy.parameters()]
         if not self.detach_encoder:
             cloned += self.actor.projection.parameters()
             cloned += [] if frozen else self.trunk.parameters()
-        self.optimizers = {"actor": adam(cloned, lr)}
-        if self.objective is not None:
-            scorer = self.objective.parameters()
-            self.optimizers["contrast"] = adam([*self.encoder.parameters(), *scorer], lr)
+        self.auxiliary = Auxiliary(
+            self.contrast,
+            objective=self.objective,
+            encoder=self.encoder,
+            learning_rate=lr,
+            encoder_tau=encoder_tau,
+            precision=precision,
+        )
+        self.optimizers = {"actor": adam(cloned, lr), **self.auxiliary.optimizers}
         period, eager = self.contrast.every, not capture or self.device.type != "cuda"
         self._captured = Captured(self.learn, period=period, generator=generator, eager=eager)
 
@@ -166,8 +166,8 @@ class BC(Agent):
             anchors = self.contrast.anchors(len(obs))
             if anchors and not self.detach_encoder:  # the policy's step has moved the trunk
                 features = self._features(obs[:anchors])
-            metrics |= self.update_contrast(features, views)
-        self.update_average()
+            metrics |= self.auxiliary.update(features, views)
+        self.auxiliary.update_average()
         return metrics
 
     def update_policy(self, features: Tensor, action: Tensor) -> Metrics:
@@ -181,20 +181,6 @@ class BC(Agent):
         norm = step(loss, self.optimizers["actor"])
         return {"actor_loss": loss.detach(), "actor_grad_norm": norm}
 
-    def update_contrast(self, features: Tensor, views: ContrastViews) -> Metrics:
-        """One Adam step of query encoder and objective on the objective's loss."""
-        with self._autocast():
-            latents = self.contrast.latents(self.encoder, self.key_encoder, features, views)
-        loss, metrics = self.contrast.loss(latents)
-        return metrics | {"contrastive_grad_norm": step(loss, self.optimizers["contrast"])}
-
-    @torch.no_grad()
-    def update_average(self) -> None:
-        """The key encoder, by encoder_tau."""
-        if self.key_encoder is not self.encoder:
-            keys, queries = self.key_encoder.parameters(), self.encoder.parameters()
-            move_average(keys, queries, self.encoder_tau)
-
     # -- saving ----------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
@@ -207,10 +193,8 @@ class BC(Agent):
         self._captured.forget()
 
     def _modules(self) -> dict[str, nn.Module]:
-        names = ["trunk", "actor"]
-        names += ["objective"] * (self.objective is not None)
-        names += ["key_encoder"] * (self.key_encoder is not self.encoder)
-        return {name: getattr(self, name) for name in names}
+        names = ("trunk", "actor")
+        return {name: getattr(self, name) for name in names} | self.auxiliary.modules
 
     # -- parts of an update ----------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from curl.agents.base import Agent, fitting, restore, saved
 from curl.augmentations.base import Augmentation
 from curl.checks import integer, positive, real
 from curl.data.batch import Batch, FrameStacks, Metrics
+from curl.learning.auxiliary import Auxiliary
 from curl.learning.capture import Captured
 from curl.learning.contrast import Contrast, ContrastOptions, ContrastViews
 from curl.learning.networks import (
@@ -130,7 +131,6 @@ class DrQV2(Agent):
         self.discount = real("discount", discount, low=0, high=1)
         self.steps = integer("steps", steps)
         self.critic_tau = real("critic_tau", critic_tau, low=0, high=1)
-        self.encoder_tau = real("encoder_tau", encoder_tau, low=0, high=1)
         self.noise_start = real("noise_start", noise_start, low=0)
         self.noise_end = real("noise_end", noise_end, low=0)
         self.noise_steps = integer("noise_steps", noise_steps)
@@ -155,20 +155,23 @@ class DrQV2(Agent):
         begin_trunk(self.trunk, pretrained, frozen=frozen)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.encoder = nn.ModuleList([self.trunk, self.critic.projection])  # f_q
-        self.key_encoder = self.encoder  # f_k
-        if self.objective is not None and not self.contrast.shared_key_encoder:
-            self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
 
         lr = positive("learning_rate", learning_rate)
         actor_lr = positive("actor_learning_rate", actor_learning_rate)
         trunk = [] if frozen else self.trunk.parameters()
+        self.auxiliary = Auxiliary(
+            self.contrast,
+            objective=self.objective,
+            encoder=self.encoder,
+            learning_rate=lr,
+            encoder_tau=encoder_tau,
+            precision=precision,
+        )
         self.optimizers = {
             "critic": adam([*trunk, *self.critic.parameters()], lr),
             "actor": adam(self.actor.parameters(), actor_lr),
+            **self.auxiliary.optimizers,
         }
-        if self.objective is not None:
-            scorer = self.objective.parameters()
-            self.optimizers["contrast"] = adam([*self.encoder.parameters(), *scorer], lr)
         period, eager = self.contrast.every, not capture or self.device.type != "cuda"
         self._captured = Captured(self.learn, period=period, generator=generator, eager=eager)
 
@@ -238,7 +241,7 @@ class DrQV2(Agent):
             # The critic's step has moved the trunk.
             anchors = self.contrast.anchors(len(obs))
             features = self._features(obs[:anchors]) if anchors else features
-            metrics |= self.update_contrast(features, views)
+            metrics |= self.auxiliary.update(features, views)
         return metrics | {"noise_scale": scale}
 
     @torch.no_grad()
@@ -286,21 +289,12 @@ class DrQV2(Agent):
         """
         return -q.mean(), {}
 
-    def update_contrast(self, features: Tensor, views: ContrastViews) -> Metrics:
-        """One Adam step of query encoder and objective on the objective's loss."""
-        with self._autocast():
-            latents = self.contrast.latents(self.encoder, self.key_encoder, features, views)
-        loss, metrics = self.contrast.loss(latents)
-        return metrics | {"contrastive_grad_norm": step(loss, self.optimizers["contrast"])}
-
     @torch.no_grad()
     def update_averages(self) -> None:
         """The target critic, with its projection, by critic_tau; the key encoder by encoder_tau."""
         targets, critic = self.target_critic.parameters(), self.critic.parameters()
         move_average(targets, critic, self.critic_tau)
-        if self.key_encoder is not self.encoder:
-            keys, queries = self.key_encoder.parameters(), self.encoder.parameters()
-            move_average(keys, queries, self.encoder_tau)
+        self.auxiliary.update_average()
 
     # -- saving ----------------------------------------------------------------------------------
 
@@ -314,10 +308,8 @@ class DrQV2(Agent):
         self._captured.forget()
 
     def _modules(self) -> dict[str, nn.Module]:
-        names = ["trunk", "actor", "critic", "target_critic"]
-        names += ["objective"] * (self.objective is not None)
-        names += ["key_encoder"] * (self.key_encoder is not self.encoder)
-        return {name: getattr(self, name) for name in names}
+        names = ("trunk", "actor", "critic", "target_critic")
+        return {name: getattr(self, name) for name in names} | self.auxiliary.modules
 
     # -- parts of an update ----------------------------------------------------------------------
 

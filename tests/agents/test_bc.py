@@ -40,7 +40,7 @@ def make_agent(*, contrastive: bool = False, channels: int = 9, **settings: Any)
 def moved(agent: BC, **settings: Any) -> set[str]:
     """The parts that one update moves."""
     parts = {"trunk": agent.trunk, "projection": agent.actor.projection}
-    parts |= {"policy": agent.actor.policy, "key_encoder": agent.key_encoder}
+    parts |= {"policy": agent.actor.policy, "key_encoder": agent.auxiliary.key_encoder}
     before = {name: [p.clone() for p in part.parameters()] for name, part in parts.items()}
     agent.update(make_batch(edge=SIZE))
     after = {name: [*part.parameters()] for name, part in parts.items()}
@@ -99,13 +99,15 @@ def test_on_a_frozen_trunk_cloning_trains_the_projection() -> None:
 
 def test_the_key_encoder_is_an_average_or_the_query_encoder_itself() -> None:
     averaged = make_agent(contrastive=True, encoder_tau=0.25)
-    key = [p.clone() for p in averaged.key_encoder.parameters()]
+    key = [p.clone() for p in averaged.auxiliary.key_encoder.parameters()]
     averaged.update(make_batch(edge=SIZE))
-    pairs = zip(key, averaged.encoder.parameters(), averaged.key_encoder.parameters(), strict=True)
+    pairs = zip(
+        key, averaged.encoder.parameters(), averaged.auxiliary.key_encoder.parameters(), strict=True
+    )
     for before, query, after in pairs:
         torch.testing.assert_close(after, 0.75 * before + 0.25 * query)
     shared = make_agent(contrastive=True, shared_key_encoder=True)
-    assert shared.key_encoder is shared.encoder
+    assert shared.auxiliary.key_encoder is shared.encoder
 
 
 # -- a known policy ------------------------------------------------------------------------------

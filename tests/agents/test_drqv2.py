@@ -215,7 +215,7 @@ def test_an_objective_trains_the_query_encoder_too() -> None:
     views = agent.contrast.views(batch, agent.generator, 0)
     assert views is not None
     before = tensors(agent)
-    metrics = agent.update_contrast(features(agent, batch), views)
+    metrics = agent.auxiliary.update(features(agent, batch), views)
     parts = {"trunk.convolutions", "critic.projection", "objective.bilinear"}
     assert changed(agent, before, depth=2) == parts
     assert {"contrastive_loss", "contrastive_accuracy"} <= metrics.keys()
@@ -226,7 +226,7 @@ def test_an_objective_trains_the_query_encoder_too() -> None:
 
 def test_a_shared_key_encoder_is_the_query_encoder() -> None:
     agent = make_agent(objective=InfoNCE(latent_dim=16), shared_key_encoder=True)
-    assert agent.key_encoder is agent.encoder and "key_encoder" not in agent._modules()
+    assert agent.auxiliary.key_encoder is agent.encoder and "key_encoder" not in agent._modules()
     agent.update(make_batch(agent))
 
 
