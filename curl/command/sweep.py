@@ -38,7 +38,7 @@ from curl.hardware.device import OpenGLError
 from curl.run.build import checked, require_machine
 from curl.run.checkpoint import verify
 from curl.run.folder import RunFolder, position_of, write_config
-from curl.run.inputs import require_inputs
+from curl.run.inputs import taken_in
 from curl.study.runs import read_run
 
 HERE = ("BasicLauncher", "JoblibLauncher")  # launchers whose runs get a process of their own
@@ -141,7 +141,7 @@ def refuse_impossible(config: DictConfig, overrides: list[str], *, here: bool) -
         settings = checked({str(key): value for key, value in plain.items() if key != "experiment"})
         if here:
             require_machine(str(config.device), str(config.opengl))
-            require_inputs(settings)
+            taken_in(settings)
     except (ValueError, OpenGLError) as error:
         sys.exit(refuse(f"{error} (in the run of {' '.join(overrides) or 'the defaults'})"))
 

@@ -7,6 +7,7 @@ that is resumed has taken over what it needed, so it does not read `init_from` a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,41 @@ from curl.run.policy import load, read
 from curl.schema import SettingsError
 
 
-def require_inputs(config: Mapping[str, Any]) -> None:
-    """`SettingsError` unless the dataset and the run that a configuration names can be used."""
-    recorded(config)
+@dataclass(frozen=True)
+class Inputs:
+    """What a run takes in, read once.
+
+    Attributes:
+        dataset: its episodes are not read yet; None: the run has none.
+        trunk: weights of the trunk to begin with; None: those of its own initialisation, or the run
+            has begun already.
+        state: state of the agent to begin with; None as for the trunk.
+        source: where trunk or state come from, for messages.
+    """
+
+    dataset: dataset.Dataset | None
+    trunk: dict[str, Tensor] | None
+    state: dict[str, Any] | None
+    source: str | None
+
+
+def taken_in(config: Mapping[str, Any]) -> Inputs:
+    """The dataset and the run that a configuration names, if they can be used.
+
+    Raises:
+        SettingsError: they cannot; one line.
+    """
+    found, source = recorded(config), config["init_from"]
     if RunFolder(Path(config["run_dir"])).states():
-        return
-    state_of(config)
-    if (trunk := trunk_of(config)) is not None:
+        return Inputs(found, None, None, source)
+    trunk = trunk_of(config)
+    if trunk is not None:
         try:
             with torch.random.fork_rng(devices=()):
                 build_agent(config, action_dim=1, generator=torch.Generator(), pretrained=trunk)
         except ValueError as error:
-            raise SettingsError(f"init_from={config['init_from']}: {error}") from None
+            raise SettingsError(f"init_from={source}: {error}") from None
+    return Inputs(found, trunk, state_of(config), source)
 
 
 def recorded(config: Mapping[str, Any]) -> dataset.Dataset | None:
@@ -102,15 +126,15 @@ def learned(config: Mapping[str, Any]) -> dict[str, Any]:
         raise SettingsError(f"init_from={run}: {error}") from None
 
 
-def take_over(agent: Agent, config: Mapping[str, Any]) -> None:
+def take_over(agent: Agent, inputs: Inputs) -> None:
     """Let a new agent begin as the whole agent of `init_from`, if the run wants that.
 
     Raises:
         SettingsError: that agent is another one.
     """
-    if (state := state_of(config)) is None:
+    if inputs.state is None:
         return
     try:
-        agent.load(state)
+        agent.load(inputs.state)
     except ValueError as error:
-        raise SettingsError(f"init_from={config['init_from']}: {error}") from None
+        raise SettingsError(f"init_from={inputs.source}: {error}") from None

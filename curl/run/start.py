@@ -38,7 +38,7 @@ from curl.run.folder import (
     save_config,
 )
 from curl.run.guard import Signals
-from curl.run.inputs import recorded, require_inputs, take_over, trunk_of
+from curl.run.inputs import Inputs, take_over, taken_in
 
 if TYPE_CHECKING:
     from curl.data.dataset import Dataset
@@ -72,12 +72,12 @@ def train(config: Mapping[str, Any], *, signals: Signals | None = None) -> int:
     device = require_machine(config["device"], config["opengl"])
     folder = Path(config["run_dir"])
     refuse_another_run(folder, config)
-    require_inputs(config)
+    inputs = taken_in(config)
     with contextlib.ExitStack() as stack, noting_failure(folder):
         if signals is None:
             signals = Signals()
             stack.callback(signals.restore)  # after everything else is closed
-        return build_and_run(config, device, stack, signals)
+        return build_and_run(config, inputs, device, stack, signals)
 
 
 @contextlib.contextmanager
@@ -95,7 +95,11 @@ def noting_failure(folder: Path) -> Iterator[None]:
 
 
 def build_and_run(
-    config: dict[str, Any], device: torch.device, stack: contextlib.ExitStack, signals: Signals
+    config: dict[str, Any],
+    inputs: Inputs,
+    device: torch.device,
+    stack: contextlib.ExitStack,
+    signals: Signals,
 ) -> int:
     """Build every part and run the trainer.
 
@@ -103,6 +107,7 @@ def build_and_run(
 
     Args:
         config: a complete configuration.
+        inputs: what it names, a dataset or another run.
         stack: closes what was opened, whatever happens.
 
     Returns:
@@ -122,15 +127,12 @@ def build_and_run(
     generator = seed_everything(config["seed"], device)
     environment = environment_settings(config, renders_in_software(backend, device))
     build_loop = {"online": online, "offline": offline}[config["loop"]]
-    loop = build_loop(config, environment, device, stack)
+    loop = build_loop(config, inputs.dataset, environment, device, stack)
     axis = loop.kind.axis
-    begun = bool(RunFolder(folder).states())
-    pretrained = None if begun else trunk_of(config)
     agent = build_agent(
-        config, action_dim=loop.action_dim, generator=generator, pretrained=pretrained
+        config, action_dim=loop.action_dim, generator=generator, pretrained=inputs.trunk
     )
-    if not begun:
-        take_over(agent, config)
+    take_over(agent, inputs)
     stack.enter_context(locked(folder))
     RunFolder(folder).failure.unlink(missing_ok=True)
     precision = choose_precision(config["precision"], device)
@@ -209,6 +211,7 @@ class Loop:
 
 def online(
     config: Mapping[str, Any],
+    found: Dataset | None,
     environment: Mapping[str, Any],
     device: torch.device,
     stack: contextlib.ExitStack,
@@ -230,7 +233,7 @@ def online(
     settings = ("batch_size", "updates_per_step", "initial_steps", "save_replay")
     parts = {"env": env, "replay": replay, **{name: config[name] for name in settings}}
     what = environment["env_id"]
-    if (found := recorded(config)) is not None:
+    if found is not None:
         found.require(action_dim=action_dim)
         parts |= {"prior": filled(found, config, device), "dataset": found.digests}
         what += f" and {found.name}"
@@ -239,6 +242,7 @@ def online(
 
 def offline(
     config: Mapping[str, Any],
+    found: Dataset | None,
     environment: Mapping[str, Any],
     device: torch.device,
     stack: contextlib.ExitStack,
@@ -247,7 +251,6 @@ def offline(
     from curl.run.offline import OfflineTrainer
     from curl.run.probes import Probes
 
-    found = recorded(config)
     assert found is not None  # `checked` has seen to it
     replay = filled(found, config, device)
     parts: dict[str, Any] = {

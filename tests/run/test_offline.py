@@ -242,11 +242,12 @@ def test_the_whole_agent_is_taken_over(pretrained: Path, tmp_path: Path) -> None
     from curl.run.build import build_agent
 
     agent = build_agent(settings, action_dim=1, generator=torch.Generator())
-    inputs.take_over(agent, settings)
+    inputs.take_over(agent, inputs.taken_in(settings))
     assert_equal(agent.state(), newest(pretrained)["agent"])
     other = checked(config(tmp_path, init_from=pretrained, init_parts="agent", agent="drqv2"))
     with pytest.raises(ValueError, match=r"init_from=.* does not fit"):
-        inputs.take_over(build_agent(other, action_dim=1, generator=torch.Generator()), other)
+        agent = build_agent(other, action_dim=1, generator=torch.Generator())
+        inputs.take_over(agent, inputs.taken_in(other))
 
 
 def test_a_resume_does_not_need_the_pretrained_run_any_more(
