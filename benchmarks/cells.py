@@ -124,6 +124,19 @@ def cells(
     return found
 
 
+def listed(text: str) -> list[str]:
+    """The names of `A,B` on a command line."""
+    return [part for part in text.split(",") if part]
+
+
+def numbered(seeds: Sequence[str]) -> list[int]:
+    """The seeds of `--seeds`; `ValueError` if one is no integer."""
+    try:
+        return [int(seed) for seed in seeds]
+    except ValueError:
+        raise ValueError(f"--seeds must be integers, got {','.join(seeds)}") from None
+
+
 def compose_all(wanted: Sequence[Cell]) -> dict[Cell, dict[str, Any]]:
     """The resolved configuration of each cell, as today's files have it.
 

@@ -35,7 +35,9 @@ from benchmarks.cells import (
     Table,
     cells,
     compose_all,
+    listed,
     note_commit,
+    numbered,
     shown,
 )
 from benchmarks.fleet import Fleet
@@ -416,13 +418,13 @@ def command_line(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--preset", default="small", help=f"{', '.join(PRESETS)}; default: small")
-    add("--tasks", type=_names, default=list(TASKS), metavar="A,B", help="default: the paper's six")
+    add("--tasks", type=listed, default=list(TASKS), metavar="A,B", help="default: the paper's six")
     add(
         *("--variants",),
-        **{"type": _names, "default": ["curl", "crop_only"], "metavar": "A,B"},
+        **{"type": listed, "default": ["curl", "crop_only"], "metavar": "A,B"},
         help=f"of {', '.join(VARIANTS)}; default: curl,crop_only",
     )
-    add("--seeds", type=_names, default=["1", "2", "3"], metavar="1,2", help="default: 1,2,3")
+    add("--seeds", type=listed, default=["1", "2", "3"], metavar="1,2", help="default: 1,2,3")
     add("--jobs", type=int, default=1, help="runs side by side; default: 1")
     add("--minutes", type=float, help="stop after these, with everything saved; default: never")
     add("--threads", type=int, default=1, help="CPU threads of each run; default: 1")
@@ -441,10 +443,6 @@ def command_line(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _names(text: str) -> list[str]:
-    return [part for part in text.split(",") if part]
-
-
 def drive(arguments: argparse.Namespace, program: tuple[str, ...]) -> int:
     """The command; returns the exit code. `program` is what trains."""
     began = time.monotonic()
@@ -454,10 +452,7 @@ def drive(arguments: argparse.Namespace, program: tuple[str, ...]) -> int:
         for path in write_page(arguments.results.resolve()):
             print(shown(path))
         return 0
-    try:
-        seeds = [int(seed) for seed in arguments.seeds]
-    except ValueError:
-        raise ValueError(f"--seeds must be integers, got {','.join(arguments.seeds)}") from None
+    seeds = numbered(arguments.seeds)
     jobs = integer("--jobs", arguments.jobs)
     integer("--threads", arguments.threads)
     integer("--nice", arguments.nice, at_least=0)

@@ -24,7 +24,8 @@ import numpy as np
 import yaml
 
 from benchmarks.cells import ROOT
-from benchmarks.results_page import AT, NONE, PRESETS, read_groups, spread
+from benchmarks.curve_groups import NONE, spread
+from benchmarks.results_page import AT, PRESETS, read_groups
 from curl import schema
 from curl.command.views import resolved
 from curl.errors import program

@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.cells import ROOT, Cell, Table, compose_all, shown
+from benchmarks.cells import ROOT, Cell, Table, compose_all, listed, numbered, shown
 from benchmarks.dmc import TRAIN, Driver, Options, this_commit
 from curl.checks import choice, integer
 from curl.data import dataset
@@ -172,7 +172,7 @@ def command_line(argv: Sequence[str] | None = None) -> argparse.Namespace:
     def add(name: str, default: Sequence[str]) -> None:
         told = ",".join(default)
         parser.add_argument(
-            name, type=names, default=list(default), metavar="A,B", help=f"default: {told}"
+            name, type=listed, default=list(default), metavar="A,B", help=f"default: {told}"
         )
 
     add("--stages", tuple(STAGES))
@@ -190,10 +190,6 @@ def command_line(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def names(text: str) -> list[str]:
-    return [part for part in text.split(",") if part]
-
-
 def drive(arguments: argparse.Namespace, program: tuple[str, ...]) -> int:
     """The command; returns the exit code. `program` is what trains."""
     began = time.monotonic()
@@ -203,10 +199,7 @@ def drive(arguments: argparse.Namespace, program: tuple[str, ...]) -> int:
         for path in write_page(arguments.results.resolve()):
             print(shown(path))
         return 0
-    try:
-        seeds = [int(seed) for seed in arguments.seeds]
-    except ValueError:
-        raise ValueError(f"--seeds must be integers, got {','.join(arguments.seeds)}") from None
+    seeds = numbered(arguments.seeds)
     jobs, nice = integer("--jobs", arguments.jobs), integer("--nice", arguments.nice, at_least=0)
     table = Table(results=arguments.results.resolve(), runs=arguments.runs.resolve())
     planned = stages(arguments.stages, arguments.objectives, arguments.encoders, seeds, table.runs)

@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cells import ROOT, differing, settings, shown
+from benchmarks.curve_groups import NONE, Group, interval_text, markdown_table, seeds_text, spread
 from benchmarks.pretraining import EXPERT, FROZEN, OBJECTIVES, PRETRAIN, REPLAY, STAGES, TASK
-from benchmarks.results_page import Group, markdown_table, spread
 from curl.run.clock import words
 from curl.study import statistics
 from curl.study.curves import Curve, curve_files, read_curve
 
 PAGE = ROOT / "docs/results/pretraining.md"
 DATASETS, PROBES = "datasets.json", "probes.json"  # below the folder of the curves
-NONE = "\N{EN DASH}"
 SETTINGS = {
     "imitate": "imitation",
     "offline_rl": "offline RL",
@@ -166,9 +165,7 @@ def scores(groups: Groups, end: str) -> list[list[str]]:
 def cell(group: Group | None) -> str:
     if group is None:
         return NONE
-    iqm, count = group.iqm, len(group.scores)
-    interval = "" if np.isnan(iqm.low) else f" [{iqm.low:.0f}, {iqm.high:.0f}]"
-    return f"{spread(group.scores)}{interval} ({count} seed{'s' * (count != 1)})"
+    return f"{spread(group.scores)}{interval_text(group.iqm)} ({seeds_text(group)})"
 
 
 def cloned(groups: Groups) -> list[list[str]]:
@@ -191,8 +188,7 @@ def decoded(probes: Mapping[str, Any]) -> str:
             cells = []
             for name in names:
                 found = np.array([r2[name] for r2 in seeds.values()])
-                spread = f" ± {found.std(ddof=1):.2f}" if len(found) > 1 else ""
-                cells.append(f"{found.mean():.2f}{spread}")
+                cells.append(spread(found, digits=2))
             rows.append([f"`{objective}`", *cells])
     return (
         "The share of the variance (R²) that ridge regression reads from the trunk's features, "

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.cells import PROTOCOL, ROOT, TASKS, differing, settings, shown
+from benchmarks.curve_groups import NONE, Group, interval_text, markdown_table, seeds_text, spread
 from curl.run.clock import ENV_STEPS
 from curl.study import statistics
 from curl.study.curves import Curve, curve_files, read_curve
 from curl.study.published import AT_100K, CURL
-from curl.study.statistics import Estimate
 
 PAGE = ROOT / "docs/results.md"
 AT = PROTOCOL["env_steps"]
-NONE = "\N{EN DASH}"
 DIGEST = "Curves"  # the key of the digest in a PNG file
 
 PRESETS = {
@@ -57,31 +55,6 @@ VARIANTS = {
     "drqv2": "DrQ-v2 (DDPG with 3-step returns on random shifts), without a contrastive loss",
 }
 ALWAYS = ("curl", "crop_only", "gaussian")  # variants that have a column without a curve too
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """The curves of one variant on one task, by seed."""
-
-    curves: tuple[Curve, ...]
-
-    @property
-    def scores(self) -> np.ndarray:
-        """float64 [S], mean return of the last evaluation."""
-        return np.array([curve.returns[-1].mean() for curve in self.curves])
-
-    @property
-    def iqm(self) -> Estimate:
-        """Over seeds, with its 95 % bootstrap interval."""
-        generator = np.random.default_rng(0)
-        found = statistics.bootstrap(self.scores[None], statistics.iqm, generator)
-        return Estimate(*found.tolist())
-
-    def band(self) -> tuple[np.ndarray, np.ndarray]:
-        """Env steps, int64 [E], and the IQM of returns with its interval, float64 [3, E]."""
-        generator = np.random.default_rng(0)
-        returns = np.stack([curve.returns.mean(axis=1) for curve in self.curves])
-        return self.curves[0].steps, statistics.bootstrap(returns[None], statistics.iqm, generator)
 
 
 Groups = Mapping[tuple[str, str], Group]
@@ -159,12 +132,6 @@ def page(presets: Mapping[str, Groups]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = rows
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _published() -> list[list[str]]:
     columns = {f"{name}, 100k": scores for name, scores in AT_100K.items()}
     columns["CURL, 500k"] = CURL[500_000]
@@ -200,12 +167,6 @@ def _sizes(groups: Groups) -> str:
     return f"Its sizes: {'; '.join(parts)}."
 
 
-def spread(scores: np.ndarray) -> str:
-    """Mean and, with several seeds, their sample standard deviation."""
-    std = f" ± {scores.std(ddof=1):.0f}" if len(scores) > 1 else ""
-    return f"{scores.mean():.0f}{std}"
-
-
 def _beside(groups: Groups) -> list[list[str]]:
     """Task × our variants and the published scores."""
     ours = _variants(groups)
@@ -216,10 +177,7 @@ def _beside(groups: Groups) -> list[list[str]]:
         cells = []
         for variant in ours:
             group = groups.get((task, variant))
-            count = len(group.scores) if group else 0
-            cells.append(
-                f"{spread(group.scores)} ({count} seed{'s' * (count != 1)})" if group else NONE
-            )
+            cells.append(f"{spread(group.scores)} ({seeds_text(group)})" if group else NONE)
         for scores in AT_100K.values():
             cells.append("{} ± {}".format(*scores[task]) if task in scores else NONE)
         rows.append([task, *cells])
@@ -234,14 +192,13 @@ def _details(groups: Groups) -> list[list[str]]:
             if not (group := groups.get((task, variant))):
                 continue
             iqm = group.iqm
-            interval = "" if np.isnan(iqm.low) else f" [{iqm.low:.0f}, {iqm.high:.0f}]"
             seeds = ", ".join(str(curve.header["seed"]) for curve in group.curves)
             hours = np.median([curve.wall_seconds[-1] for curve in group.curves]) / 3600
             time = f"{hours:.1f} h" if hours >= 1.5 else f"{60 * hours:.0f} min"
             rows.append(
                 [
                     *(task, f"`{variant}`", seeds, spread(group.scores)),
-                    *(f"{iqm.value:.0f}{interval}", time, _machines(group.curves)),
+                    *(f"{iqm.value:.0f}{interval_text(iqm)}", time, _machines(group.curves)),
                 ]
             )
     return rows

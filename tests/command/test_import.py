@@ -6,7 +6,6 @@ import itertools
 import os
 import signal
 from collections import namedtuple
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +14,29 @@ import pytest
 import torch
 
 from curl import files
-from curl.command import main
 from curl.data import dataset as datasets
 from curl.data import vd4rl
 from curl.data.dataset import Dataset, Episode
 from curl.data.replay import ReplayBuffer
-from curl.errors import exits_with_one_line
 from support.datasets import ACTIONS, episode, origin
+from support.typed import Typed
 from support.vd4rl import LAYOUTS, write_folder
 
-Typed = Callable[..., tuple[int, str, str]]
 NAME = "walker_walk/vd4rl_expert-v0"
 EDGE = 8
 TASK = ["--dataset", NAME, "--task", "walker_walk"]
 
 
 @pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(recordings: Path) -> Path:
     """Datasets of the test."""
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "datasets"
+    return recordings
 
 
 @pytest.fixture
-def typed(handlers: None, capsys: pytest.CaptureFixture[str]) -> Typed:
+def typed(commanded: Typed) -> Typed:
     """Runs `python -m curl ARGUMENTS` in this process; its code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        code = exits_with_one_line(main.main, list(map(str, arguments)))
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.out + printed.err
-        return code, printed.out, printed.err
-
-    return run
+    return commanded
 
 
 def some_episodes() -> list[Episode]:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,16 @@ import pytest
 from PIL import Image
 
 from curl.command import dataset as shows
-from curl.command import main, record
+from curl.command import record
 from curl.data import dataset as datasets
 from curl.data.dataset import episodes_of
 from curl.data.seeding import Stream, episode_seed
-from curl.errors import exits_with_one_line
 from curl.run.recording import POLICIES, saved_replay
 from support import faulty
 from support.datasets import episode, origin, train_into_an_episode
 from support.paths import ROOT, TESTS
+from support.typed import Typed
 
-Typed = Callable[..., tuple[int, str, str]]
 NAME = "sound/test-v0"
 
 
@@ -41,25 +39,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(recordings: Path) -> Path:
     """Datasets of the test."""
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "datasets"
+    return recordings
 
 
 @pytest.fixture
-def typed(handlers: None, capsys: pytest.CaptureFixture[str]) -> Typed:
+def typed(commanded: Typed) -> Typed:
     """Runs `python -m curl ARGUMENTS` in this process; its code, stdout, and errors on stderr."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        code = exits_with_one_line(main.main, list(map(str, arguments)))
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.out + printed.err
-        lines = [line for line in printed.err.splitlines() if not line.startswith("INFO ")]
+        code, out, errors = commanded(*arguments)
+        lines = [line for line in errors.splitlines() if not line.startswith("INFO ")]
         lines = [line for line in lines if not line.startswith("WARNING  the first frame of")]
-        return code, printed.out, "\n".join(lines)
+        return code, out, "\n".join(lines)
 
     return run
 

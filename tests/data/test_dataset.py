@@ -21,7 +21,7 @@ from curl.data import replay
 from curl.data.batch import FrameStacks
 from curl.data.dataset import Dataset, DatasetError, Episode
 from curl.data.replay import ReplayBuffer
-from support.datasets import ACTIONS, episode, origin
+from support.datasets import ACTIONS, assert_same_episodes, episode, origin
 
 EDGE = 8
 NAME = "sound/test-v0"
@@ -47,22 +47,12 @@ def made() -> Dataset:
     return datasets.write(NAME, some_episodes(), origin(EDGE))
 
 
-def assert_same(found: list[Episode], wanted: list[Episode]) -> None:
-    assert len(found) == len(wanted)
-    for one, other in zip(found, wanted, strict=True):
-        for column in ("frames", "actions", "rewards"):
-            ours, theirs = getattr(one, column), getattr(other, column)
-            assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs), column
-        for fact in ("terminated", "truncated", "seed", "skipped"):
-            assert getattr(one, fact) == getattr(other, fact), fact
-
-
 # -- what goes in comes out ------------------------------------------------------------------------
 
 
 def test_episodes_come_back_as_they_were(made: Dataset) -> None:
     found = datasets.read(NAME)
-    assert_same(list(found.episodes()), some_episodes())
+    assert_same_episodes(list(found.episodes()), some_episodes())
     assert found.origin == origin(EDGE) and found.lengths == LENGTHS
     assert (len(found), found.transitions) == (5, 32)
     assert found.size == sum(f.stat().st_size for f in (found.folder / "data").iterdir()) > 0
@@ -107,7 +97,7 @@ def test_a_relative_place_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MINARI_DATASETS_PATH", "here")
     made = datasets.write(NAME, some_episodes(), origin(EDGE))
     assert made.folder == tmp_path / "here" / NAME and made.folder.is_dir()
-    assert_same(list(made.episodes()), some_episodes())
+    assert_same_episodes(list(made.episodes()), some_episodes())
 
 
 # -- out of a replay buffer, and into one ----------------------------------------------------------
@@ -250,7 +240,7 @@ def test_the_first_episodes_alone_fill_a_buffer(count: int, skipped: int) -> Non
     episodes = some_episodes(skipped=skipped)
     made = datasets.write(NAME, episodes, origin(EDGE))
     fewer = datasets.write("sound/fewer-v0", episodes[:count], origin(EDGE))
-    assert_same(list(made.episodes(count)), episodes[:count])
+    assert_same_episodes(list(made.episodes(count)), episodes[:count])
     buffer, wanted = made.replay(episodes=count), fewer.replay()
     assert transitions(buffer) == transitions(wanted) and buffer.counters() == wanted.counters()
     assert len(made.replay(episodes=count, capacity=40)) == len(buffer)
@@ -315,7 +305,7 @@ def test_mapped_frames_give_the_same_batches(stack: int, skipped: int, count: in
     size = (made.transitions + len(made)) * 3 * EDGE**2
     assert (made.folder / "cache" / "frames.uint8").stat().st_size == size
     again = [list(datasets.episodes_of(each, over=False)) for each in (found, wanted)]
-    assert_same(*again)
+    assert_same_episodes(*again)
 
 
 def test_what_exceeds_memory_is_mapped(

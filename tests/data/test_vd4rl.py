@@ -12,6 +12,7 @@ import pytest
 
 from curl.data import vd4rl
 from curl.data.dataset import DatasetError, Episode
+from support.datasets import assert_same_episodes
 from support.vd4rl import LAYOUTS, write_folder, write_hdf5, write_npz
 
 EDGE, ACTIONS = 8, 2
@@ -36,16 +37,6 @@ def episodes() -> list[Episode]:
     return [random_episode(number, steps, ends) for number, (steps, ends) in kinds]
 
 
-def assert_same(found: list[Episode], wanted: list[Episode]) -> None:
-    assert len(found) == len(wanted)
-    for one, other in zip(found, wanted, strict=True):
-        for column in ("frames", "actions", "rewards"):
-            ours, theirs = getattr(one, column), getattr(other, column)
-            assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs), column
-        for fact in ("terminated", "truncated", "seed", "skipped"):
-            assert getattr(one, fact) == getattr(other, fact), fact
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_episodes_are_what_the_files_hold(
     layout: str, episodes: list[Episode], tmp_path: Path
@@ -53,7 +44,7 @@ def test_episodes_are_what_the_files_hold(
     folder = tmp_path / "px"
     write_folder(folder, layout, episodes)
     source = vd4rl.find(folder)
-    assert_same(list(source.episodes()), episodes)
+    assert_same_episodes(list(source.episodes()), episodes)
     assert (source.edge, source.action_dim, len(source.spans)) == (EDGE, ACTIONS, 5)
     assert source.frames == sum(LENGTHS) + 5 and source.frame_bytes == source.frames * 3 * EDGE**2
     assert source.size == sum(path.stat().st_size for path in folder.iterdir())
@@ -83,7 +74,7 @@ def test_files_are_taken_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in (10, 9, 100, 1):
         write_hdf5(tmp_path / f"{number}.hdf5", [random_episode(number, 2)])
     found = list(vd4rl.find(tmp_path).episodes())
-    assert_same(found, [random_episode(number, 2) for number in (1, 9, 10, 100)])
+    assert_same_episodes(found, [random_episode(number, 2) for number in (1, 9, 10, 100)])
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float64])

@@ -59,3 +59,13 @@ def episode(number: int, steps: int, edge: int, *, skipped: int = 0, ends: str =
         seed=number,
         skipped=skipped,
     )
+
+
+def assert_same_episodes(found: list[Episode], wanted: list[Episode]) -> None:
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        for column in ("frames", "actions", "rewards"):
+            ours, theirs = getattr(one, column), getattr(other, column)
+            assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs), column
+        for fact in ("terminated", "truncated", "seed", "skipped"):
+            assert getattr(one, fact) == getattr(other, fact), fact
