@@ -11,7 +11,6 @@ results/pretraining/probes.json for the page.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from curl.agents.base import Agent
 from curl.data import dataset
 from curl.data.seeding import seed_everything
 from curl.errors import exits_with_one_line
+from curl.files import write_json
 from curl.hardware.device import choose_opengl, load_renderer, renders_in_software
 from curl.run.build import build_agent
 from curl.run.folder import RunFolder
@@ -79,9 +79,7 @@ def drive(arguments: argparse.Namespace) -> int:
     found = measure(arguments.seeds, table)
     path = table.results / PROBES
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".aside")
-    aside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_json(path, found)
     print(shown(path))
     return 0
 

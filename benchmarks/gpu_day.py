@@ -46,6 +46,7 @@ from benchmarks.dmc import this_commit, this_machine
 from benchmarks.fleet import dies_with
 from curl.checks import choice, real
 from curl.errors import exits_with_one_line
+from curl.files import write_json
 from curl.hardware.limits import available_cores
 from curl.run.folder import RunFolder
 
@@ -159,9 +160,7 @@ class Day:
     def write(self, name: str, values: Mapping[str, Any]) -> None:
         """Write a stage's file aside and rename it."""
         self.out.mkdir(parents=True, exist_ok=True)
-        aside = self.out / f"{name}.aside"
-        aside.write_text(json.dumps(values, indent=1) + "\n")
-        aside.replace(self.out / f"{name}.json")
+        write_json(self.out / f"{name}.json", values)
 
     def read(self, name: str) -> dict[str, Any]:
         """What a stage has written; empty if it has written nothing."""

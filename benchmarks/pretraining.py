@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import sys
 import time
@@ -34,11 +33,13 @@ from benchmarks.dmc import TRAIN, Driver, Options, this_commit
 from curl.checks import choice, integer
 from curl.data import dataset
 from curl.errors import exits_with_one_line
+from curl.files import write_json
 
 TASK = "cartpole_swingup"
 REPLAY, EXPERT = f"{TASK}/medium_replay-v0", f"{TASK}/expert-v0"
 OBJECTIVES = ("none", "infonce", "temporal", "inverse", "vpn", "acl")
 PRETRAIN = "pretrain"
+DATASETS = "datasets.json"  # below the folder of the curves
 FROZEN = "_frozen"
 
 STAGES: dict[str, tuple[str, ...]] = {
@@ -154,9 +155,7 @@ def describe(datasets: Sequence[str], path: Path) -> None:
             "digests": recorded.digests,
         }
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".aside")
-    aside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_json(path, found)
 
 
 # -- the command line ------------------------------------------------------------------------------
@@ -210,7 +209,7 @@ def drive(arguments: argparse.Namespace, program: tuple[str, ...]) -> int:
         print(f"{stage}: {len(cells)} runs: {told}")
     if arguments.plan:
         return 0
-    describe((REPLAY, EXPERT), table.results / "datasets.json")
+    describe((REPLAY, EXPERT), table.results / DATASETS)
     sys.stdout.flush()
     if hasattr(os, "nice"):
         os.nice(nice)

@@ -15,13 +15,22 @@ import numpy as np
 
 from benchmarks.cells import ROOT, differing, settings, shown
 from benchmarks.curve_groups import NONE, Group, interval_text, markdown_table, seeds_text, spread
-from benchmarks.pretraining import EXPERT, FROZEN, OBJECTIVES, PRETRAIN, REPLAY, STAGES, TASK
+from benchmarks.pretraining import (
+    DATASETS,
+    EXPERT,
+    FROZEN,
+    OBJECTIVES,
+    PRETRAIN,
+    REPLAY,
+    STAGES,
+    TASK,
+)
 from curl.run.clock import words
 from curl.study import statistics
 from curl.study.curves import Curve, curve_files, read_curve
 
 PAGE = ROOT / "docs/results/pretraining.md"
-DATASETS, PROBES = "datasets.json", "probes.json"  # below the folder of the curves
+PROBES = "probes.json"  # below the folder of the curves
 SETTINGS = {
     "imitate": "imitation",
     "offline_rl": "offline RL",

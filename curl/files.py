@@ -1,10 +1,13 @@
-"""Files: their checksums, and whether a disk has room for them."""
+"""Files: their checksums, room for them on a disk, and JSON that is whole or absent."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 
 def sha256(path: Path) -> str:
@@ -28,3 +31,15 @@ def require_room(folder: Path, needed: int, what: str) -> None:
             f"{what} needs {needed / 1e9:.2f} GB on the disk of {folder}, and {free / 1e9:.2f} GB "
             "are free there"
         )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write aside, then rename; `OSError` if that cannot be done."""
+    aside = path.with_name(path.name + ".aside")
+    try:
+        aside.write_text(json.dumps(content, indent=2) + "\n")
+        aside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise

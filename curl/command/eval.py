@@ -23,6 +23,7 @@ from curl.command.parser import (
     number,
 )
 from curl.errors import BAD_INPUT, refuse
+from curl.files import write_json
 from curl.hardware.device import choose_device, choose_opengl, load_renderer, prepare_device
 from curl.run.clock import ENV_STEPS, heading
 from curl.run.folder import CHECKPOINTS, EVALUATION, STATE, RunFolder, run_folders
@@ -135,7 +136,7 @@ def evaluate_all(options: argparse.Namespace) -> int:
     if options.out is not None:
         try:
             options.out.parent.mkdir(parents=True, exist_ok=True)
-            scoring.write_json(options.out, [*results, *failed])
+            write_json(options.out, [*results, *failed])
         except OSError as error:
             refuse(f"{options.out} could not be written: {error.strerror}")
             complete = False

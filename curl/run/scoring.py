@@ -6,7 +6,6 @@ It imports MuJoCo's renderer, so import it after `choose_opengl`.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from scipy import stats
 
 from curl.data.environment import environment_settings
 from curl.data.seeding import seed_everything
+from curl.files import write_json
 from curl.hardware.device import renders_in_software
 from curl.run.checkpoint import refuse_foreign_content
 from curl.run.evaluation import Evaluator
@@ -102,15 +102,3 @@ def summary(returns: Sequence[float]) -> dict[str, Any]:
         return {"mean": mean, "std": None, "interval": None}
     half = float(stats.t.ppf(0.975, len(returns) - 1)) * std / len(returns) ** 0.5
     return {"mean": mean, "std": std, "interval": [mean - half, mean + half]}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write aside, then rename; `OSError` if that cannot be done."""
-    aside = path.with_name(path.name + ".aside")
-    try:
-        aside.write_text(json.dumps(content, indent=2) + "\n")
-        aside.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise
