@@ -30,6 +30,7 @@ from curl.study import statistics
 from curl.study.curves import Curve, curve_files, read_curve
 
 PAGE = ROOT / "docs/results/pretraining.md"
+FEWEST = 3  # seeds of a variant of which the page says more than its numbers
 PROBES = "probes.json"  # below the folder of the curves
 SETTINGS = {
     "imitate": "imitation",
@@ -234,14 +235,17 @@ def beside_none(groups: Groups, end: str) -> list[str]:
 
 
 def verdict(groups: Groups) -> str:
-    """How many of the pretrained variants are above `none` in all their seeds, or below."""
+    """Which pretrained variants are above `none` in all their seeds, or below.
+
+    Nothing is said of a variant, or of `none`, with fewer than FEWEST seeds.
+    """
     lines = []
     for end, encoder in (("", "trained on"), (FROZEN, "frozen")):
         for stage, title in SETTINGS.items():
             base = groups.get((stage, f"none{end}"))
             found = {o: groups.get((stage, o + end)) for o in OBJECTIVES[1:]}
-            known = {o: group for o, group in found.items() if group is not None}
-            if base is None or not known:
+            known = {o: g for o, g in found.items() if g is not None and len(g.scores) >= FEWEST}
+            if base is None or len(base.scores) < FEWEST or not known:
                 continue
             above = [o for o, g in known.items() if g.scores.min() > base.scores.max()]
             below = [o for o, g in known.items() if g.scores.max() < base.scores.min()]

@@ -163,6 +163,11 @@ def test_the_page_says_what_the_curves_say(tmp_path: Path) -> None:
         "- imitation, encoder trained on: every seed above every seed of `none`: `inverse`; "
         "every seed below: `vpn`." in text
     )
+    make_curve(tmp_path, "offline_rl", "none", 1, 100)
+    make_curve(tmp_path, "offline_rl", "inverse", 1, 200)
+    text = page(read_groups(tmp_path), FACTS, probes)
+    assert "`inverse` +100 beside `none`" in text and "(1 seed)" in text
+    assert "- offline RL, encoder trained on" not in text  # one seed is not every seed
     assert "imitation: agent `bc_small`, 2,000 updates of batch size 64" in text
     assert "5 episodes; 9 runs, 2 min each (median)" in text
     assert "20 ± 10, 10 to 30" in text
