@@ -79,7 +79,7 @@ def test_programs_prepare_the_device_before_anything_is_made(
         monkeypatch.setattr(program, "seed_everything", stop, raising=False)
     config = {"threads": 0, "device": "cuda:1", "opengl": "auto"}
     with pytest.raises(StopHereError):
-        start.build_and_run(config, GPU, None, None)  # pyright: ignore[reportArgumentType]
+        start.build_and_run(config, None, GPU, None, None)  # pyright: ignore[reportArgumentType]
     settings = {"episodes": 1, "seed": 0, "video": False, "processes": 1, "out": None}
     settings |= {"runs": [tmp_path], "device": "cuda:1", "opengl": "auto"}
     with pytest.raises(StopHereError):
