@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from curl.checks import choice, integer
+from curl.command import labels  # noqa: F401  which configs/train.yaml needs
 from curl.errors import nearest
 from curl.run.clock import ENV_STEPS, UPDATES, words
 from curl.run.folder import RunFolder

@@ -140,6 +140,14 @@ def objectives() -> str:
     return table(["`objective=`", "what it is", "settings"], rows)
 
 
+def shifts() -> str:
+    rows = []
+    for path in group("shift"):
+        own = [f"`shift.{key}={value}`" for key, value, _ in settings(path) if "label" not in key]
+        rows.append([f"`{path.stem}`", cell(description(path)), ", ".join(own) or NONE])
+    return table(["`shift=`", "what it is", "settings"], rows)
+
+
 def tasks() -> str:
     rows = []
     for path in group("task"):
@@ -339,6 +347,7 @@ PARTS: Mapping[str, Callable[..., str]] = {
     "quickstart": quickstart,
     "results": results,
     "run-settings": run_settings,
+    "shifts": shifts,
     "speed": speed,
     "tasks": tasks,
 }

@@ -129,6 +129,10 @@ class Scene(Settings):
         "edge of MuJoCo's shadow map in texels; 0: no shadows"
     )
     reflections: bool = knob("whether MuJoCo draws reflections in the floor", default=True)
+    shift: dict[str, dict[str, Any]] = knob(
+        "how the environment looks: names of files of curl/shifts, each with its settings",
+        default_factory=dict,
+    )
 
 
 class Policy(Scene):

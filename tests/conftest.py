@@ -22,6 +22,7 @@ if DEVICE == "cpu":
 
 import torch  # noqa: E402
 
+from curl.command import labels  # noqa: E402, F401  which configs/train.yaml needs
 from curl.hardware.device import OpenGLError, choose_opengl  # noqa: E402
 
 torch.set_num_threads(1)

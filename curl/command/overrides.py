@@ -16,7 +16,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from curl.command import CONFIGS
+from curl.command import (
+    CONFIGS,
+    labels,  # noqa: F401  which configs/train.yaml needs
+)
 from curl.errors import BAD_INPUT, nearest, refuse
 
 GRAMMAR = re.compile(  # how the parser of overrides begins when it does not understand one

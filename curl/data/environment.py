@@ -24,6 +24,7 @@ from gymnasium.wrappers import (
 )
 from shimmy import DmControlCompatibilityV0  # registers dm_control/<domain>-<task>-v0
 
+from curl import shifts
 from curl.checks import integer
 from curl.data.rendering import Frames
 from curl.data.seeding import Stream, episode_seed
@@ -37,7 +38,8 @@ def environment_settings(config: Mapping[str, Any], software: bool) -> dict[str,
 
     Args:
         config: with `task`, `render_size` and `shadow_size`. Tasks of older versions lack
-            `camera`, `kwargs` and `max_episode_steps`, and older runs lack `reflections`.
+            `camera`, `kwargs` and `max_episode_steps`, and older runs lack `reflections` and
+            `shift`.
         software: frames are drawn by the CPU.
     """
     task, shadow = config["task"], config["shadow_size"]
@@ -50,6 +52,7 @@ def environment_settings(config: Mapping[str, Any], software: bool) -> dict[str,
         "max_episode_steps": task.get("max_episode_steps"),
         "shadow_size": (256 if software else None) if shadow == "auto" else shadow,
         "reflections": config.get("reflections", True),
+        "shift": config.get("shift", {}),
     }
 
 
@@ -63,6 +66,7 @@ def make_env(
     max_episode_steps: int | None = None,
     shadow_size: int | None = None,
     reflections: bool = True,
+    shift: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> gym.Env[np.ndarray, np.ndarray]:
     """Build the pixel environment of `env_id`.
 
@@ -79,6 +83,8 @@ def make_env(
         shadow_size: edge of MuJoCo's shadow map in texels; 0: no shadows; None keeps the model's
             own. In software rendering a large map takes most of a frame's time.
         reflections: whether MuJoCo draws what a floor mirrors.
+        shift: name of a file of curl/shifts -> its settings; None: the environment as it is. What
+            it draws at random comes from the seed of each episode.
 
     Returns:
         An environment with observations uint8 [render_size, render_size, 3], actions float32
@@ -87,8 +93,9 @@ def make_env(
 
     Raises:
         ValueError: unknown id, arguments or camera; actions that are not continuous and bounded;
-            no `rgb_array` rendering; no time limit.
+            no `rgb_array` rendering; no time limit; a shift that is unknown or makes no sense here.
     """
+    look = shifts.make(shift or {})
     integer("action_repeat", action_repeat)
     integer("render_size", render_size)
     if shadow_size is not None:
@@ -107,6 +114,7 @@ def make_env(
             camera=camera,
             shadow_size=shadow_size,
             reflections=reflections,
+            look=look,
         )
         _try_reset(env_id, env)
     except BaseException:

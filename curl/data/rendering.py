@@ -9,6 +9,9 @@ other environments do not:
 - The camera must be one of the model's. Gymnasium's default is a free camera that looks where the
   robot happened to be at the first frame, and loses it when it walks away.
 - Where the CPU draws, shadows and reflections take most of a frame's time.
+
+Shifts (curl/shifts) change what is seen: here they are told of each episode, and asked while and
+after a frame is drawn.
 """
 
 from __future__ import annotations
@@ -16,12 +19,16 @@ from __future__ import annotations
 import functools
 import logging
 import multiprocessing
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 import torch
 from shimmy import DmControlCompatibilityV0
+
+from curl.data.seeding import Stream, sequence
+from curl.shifts.base import Look, Simulation
 
 log = logging.getLogger("curl")
 
@@ -38,9 +45,11 @@ class Frames(gym.ObservationWrapper[np.ndarray, Any, Any]):
         shadow_size: edge of MuJoCo's shadow map in texels; 0: no shadows; None keeps the model's
             own.
         reflections: whether MuJoCo draws what a floor mirrors.
+        look: what is shifted.
 
     Raises:
-        ValueError: an unknown camera, or a camera for an environment that has none.
+        ValueError: an unknown camera, a camera for an environment that has none, or a shift that
+            makes no sense here.
     """
 
     def __init__(
@@ -52,17 +61,34 @@ class Frames(gym.ObservationWrapper[np.ndarray, Any, Any]):
         camera: int | None = None,
         shadow_size: int | None = None,
         reflections: bool = True,
+        look: Look | None = None,
     ) -> None:
         super().__init__(env)
         self.name, self.size = name, size
+        self.look = look if look is not None else Look({})
         self.observed_space = env.observation_space
         self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.scene = scene_of(env)
         self.scene.simplify(shadow_size, reflections)
         self.scene.prepare(name, size, camera)
+        self.look.fit(name, self.scene.simulation)
         self._checked = False
+        self._seeds = np.random.default_rng()  # of resets without one
         self.observed: Any = None
         """What the environment itself observed last."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode, whose look comes from its seed.
+
+        Resets without a seed continue from the last one that was given, as those of Gymnasium do.
+        """
+        if seed is not None:
+            self._seeds = np.random.default_rng(sequence(seed, Stream.SHIFTS, 1))
+        own = int(self._seeds.integers(2**31)) if seed is None else seed
+        self.look.begin(sequence(own, Stream.SHIFTS))
+        return super().reset(seed=seed, options=options)
 
     def observation(self, observation: Any) -> np.ndarray:
         self.observed = observation
@@ -75,18 +101,30 @@ class Frames(gym.ObservationWrapper[np.ndarray, Any, Any]):
             ValueError: it is no colour image, or the first one shows nothing although MuJoCo
                 drew it.
         """
-        pixels = square(rgb(self.name, self.scene.draw(self.size)), self.size)
+        pixels = square(self._drawn(self.size), self.size)
         if not self._checked:
             self._checked = True
             if is_one_colour(pixels):
                 self.scene.nothing_to_see(self.name, pixels)
-        return pixels
+        return self.look.after(pixels, self._time)
 
     def display(self) -> np.ndarray:
         """A frame for people, uint8 with even sides, larger where MuJoCo can draw it."""
-        pixels = rgb(self.name, self.scene.draw(DISPLAY_SIZE))
+        pixels = self.look.after(self._drawn(DISPLAY_SIZE), self._time)
         odd = [(0, side % 2) for side in pixels.shape[:2]]
         return np.pad(pixels, [*odd, (0, 0)], mode="edge")  # a copy
+
+    def _drawn(self, size: int) -> np.ndarray:
+        """The shifted scene, uint8 [H, W, 3], about `size` pixels wide and high."""
+        simulation, time = self.scene.simulation, self._time
+        with self.look.applied(simulation, time, size):
+            pixels = rgb(self.name, self.scene.draw(size))
+            return self.look.behind(pixels, simulation, time)
+
+    @property
+    def _time(self) -> int:
+        """Env steps since the reset."""
+        return self.get_wrapper_attr("episode_lengths")
 
     def close(self) -> None:
         self.scene.close()
@@ -98,6 +136,10 @@ class Frames(gym.ObservationWrapper[np.ndarray, Any, Any]):
 
 class Scene(Protocol):
     """Draws an environment."""
+
+    @property
+    def simulation(self) -> Simulation | None:
+        """What MuJoCo draws; None where it draws nothing."""
 
     def simplify(self, shadow_size: int | None, reflections: bool) -> None:
         """Leave out what costs time to draw. Before anything else."""
@@ -117,6 +159,8 @@ class Scene(Protocol):
 
 class OtherScene:
     """An environment that draws itself."""
+
+    simulation = None
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         self.env = env
@@ -147,8 +191,13 @@ class MujocoScene:
 
     name = ""
 
-    def __init__(self, env: gym.Env[Any, Any], model: Any) -> None:
-        self.env, self.model = env, model
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        self.env = env
+
+    @property
+    def model(self) -> Any:
+        """mujoco.MjModel."""
+        raise NotImplementedError
 
     def simplify(self, shadow_size: int | None, reflections: bool) -> None:
         if shadow_size is not None:
@@ -176,6 +225,68 @@ class MujocoScene:
             )
         return camera
 
+    @property
+    def simulation(self) -> Simulation:
+        return self
+
+    @property
+    def data(self) -> Any:
+        """mujoco.MjData. The model of an environment may be replaced at a reset, and so may it."""
+        raise NotImplementedError
+
+    @property
+    def camera(self) -> int:
+        """Number of the model's camera that draws; -1 for the free camera."""
+        raise NotImplementedError
+
+    @property
+    def context(self) -> Any:
+        """mujoco.MjrContext: what OpenGL holds of the model, its textures among it."""
+        raise NotImplementedError
+
+    def free_camera(self, size: int) -> Any:
+        """mujoco.MjvCamera of frames of that size."""
+        raise NotImplementedError
+
+    def upload(self, texture: int) -> None:
+        """Let the frames of this environment show the model's texture of that number as it is."""
+        self._in_context(lambda: mujoco().mjr_uploadTexture(self.model, self.context, texture))
+
+    def visible_geoms(self, size: int) -> np.ndarray:
+        """int [size, size]: the geom in each pixel, -1 for the sky, -2 for what is no geom."""
+        scene, flags = self._updated(size), mujoco().mjtRndFlag
+        drawn = {flags.mjRND_SEGMENT: 1, flags.mjRND_IDCOLOR: 1}
+        drawn |= {flags.mjRND_SHADOW: 0, flags.mjRND_REFLECTION: 0}
+        before = scene.flags.copy()
+        pixels = np.empty((size, size, 3), np.uint8)
+        viewport = mujoco().MjrRect(0, 0, size, size)
+
+        def draw() -> None:
+            mujoco().mjr_render(viewport, scene, self.context)
+            mujoco().mjr_readPixels(pixels, None, viewport, self.context)
+
+        try:
+            for flag, value in drawn.items():
+                scene.flags[flag] = value
+            self._in_context(draw)
+        finally:
+            scene.flags[:] = before
+        numbers = pixels.astype(np.int32) @ np.array([1, 2**8, 2**16], np.int32)
+        geoms = np.full(max(scene.ngeom, numbers.max()) + 1, -2)
+        geoms[0] = -1
+        for geom in scene.geoms[: scene.ngeom]:
+            if geom.segid >= 0 and geom.objtype == mujoco().mjtObj.mjOBJ_GEOM:
+                geoms[geom.segid + 1] = geom.objid
+        return geoms[numbers[::-1]]  # OpenGL's first row is the lowest
+
+    def _updated(self, size: int) -> Any:
+        """mujoco.MjvScene of frames of that size, as things are now."""
+        raise NotImplementedError
+
+    def _in_context(self, draw: Callable[[], None]) -> None:
+        """Call what needs this environment's OpenGL."""
+        raise NotImplementedError
+
     def nothing_to_see(self, name: str, pixels: np.ndarray) -> None:
         raise ValueError(
             f"{name} is drawn in one colour, {pixels[0, 0].tolist()}: OpenGL does not work here, "
@@ -189,7 +300,27 @@ class DmControlScene(MujocoScene):
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         self.bare: Any = env.unwrapped
         self._cameras: dict[int, tuple[Any, Any]] = {}  # size: a model and its camera
-        super().__init__(env, self.bare.physics.model.ptr)
+        super().__init__(env)
+
+    @property
+    def model(self) -> Any:
+        return self.bare.physics.model.ptr
+
+    @property
+    def data(self) -> Any:
+        return self.bare.physics.data.ptr
+
+    @property
+    def camera(self) -> int:
+        chosen = self.bare.render_kwargs["camera_id"]
+        return self.model.camera(chosen).id if isinstance(chosen, str) else chosen
+
+    @property
+    def context(self) -> Any:
+        return self.bare.physics.contexts.mujoco.ptr
+
+    def free_camera(self, size: int) -> Any:
+        return self._camera(size)._render_camera.ptr
 
     def prepare(self, name: str, size: int, camera: int | None) -> None:
         self.name, keywords = name, dict(self.bare.render_kwargs)
@@ -206,13 +337,27 @@ class DmControlScene(MujocoScene):
         keywords, physics = self.bare.render_kwargs, self.bare.physics
         if keywords.keys() - {"width", "height", "camera_id"}:
             return physics.render(**keywords | {"width": size, "height": size})
+        return self._camera(size).render()
+
+    def _camera(self, size: int) -> Any:
+        """dm_control's camera for frames of that size."""
+        physics = self.bare.physics
         model, camera = self._cameras.get(size, (None, None))
         if model is not physics.model.ptr:  # an environment may compile a new one at a reset
             from dm_control.mujoco import Camera  # chooses OpenGL when it is first imported
 
-            camera = Camera(physics, size, size, keywords["camera_id"])
+            camera = Camera(physics, size, size, self.bare.render_kwargs["camera_id"])
             self._cameras[size] = physics.model.ptr, camera
-        return camera.render()
+        return camera
+
+    def _updated(self, size: int) -> Any:
+        camera = self._camera(size)
+        camera.update()
+        return camera.scene.ptr
+
+    def _in_context(self, draw: Callable[[], None]) -> None:
+        with self.bare.physics.contexts.gl.make_current() as thread:
+            thread.call(draw)
 
     def close(self) -> None:
         self._make_current()
@@ -230,7 +375,26 @@ class GymnasiumMujocoScene(MujocoScene):
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         self.renderer: Any = env.unwrapped.mujoco_renderer  # pyright: ignore
-        super().__init__(env, self.renderer.model)
+        super().__init__(env)
+
+    @property
+    def model(self) -> Any:
+        return self.renderer.model
+
+    @property
+    def data(self) -> Any:
+        return self.renderer.data
+
+    @property
+    def camera(self) -> int:
+        return self.renderer.camera_id
+
+    @property
+    def context(self) -> Any:
+        return self.renderer.viewer.con
+
+    def free_camera(self, size: int) -> Any:
+        return self.renderer.viewer.cam
 
     def prepare(self, name: str, size: int, camera: int | None) -> None:
         self.name, renderer = name, self.renderer
@@ -248,6 +412,16 @@ class GymnasiumMujocoScene(MujocoScene):
         viewer.make_context_current()
         viewer.viewport.width = viewer.viewport.height = size
         return self.env.render()
+
+    def _updated(self, size: int) -> Any:
+        viewer, every = self.renderer.viewer, mujoco().mjtCatBit.mjCAT_ALL
+        seen = (viewer.vopt, viewer.pert, viewer.cam, every, viewer.scn)
+        mujoco().mjv_updateScene(self.model, self.data, *seen)
+        return viewer.scn
+
+    def _in_context(self, draw: Callable[[], None]) -> None:
+        self.renderer.viewer.make_context_current()
+        draw()
 
     def close(self) -> None:
         """Free each viewer in its own context.
@@ -268,13 +442,17 @@ class GymnasiumMujocoScene(MujocoScene):
         Gymnasium looks where the robot is when the first frame is drawn, which differs from one
         instance to the next.
         """
-        import mujoco
-
-        simulator: Any = mujoco  # it has no types
-        initial = simulator.MjData(self.model)
-        simulator.mj_forward(self.model, initial)
+        initial = mujoco().MjData(self.model)
+        mujoco().mj_forward(self.model, initial)
         self.renderer.viewer.cam.lookat[:] = np.median(initial.geom_xpos, axis=0)
         self.renderer._set_cam_config()
+
+
+def mujoco() -> Any:
+    """The package, which has no types, and which chooses OpenGL when it is first imported."""
+    import mujoco
+
+    return mujoco
 
 
 def scene_of(env: gym.Env[Any, Any]) -> Scene:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curl import agents, augmentations, objectives, schema
+from curl import agents, augmentations, objectives, schema, shifts
 from curl.agents.base import Agent
 from curl.checks import integer
 from curl.data.batch import FrameStacks
@@ -105,6 +105,7 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     config = schema.checked(config)
     require_loop(config)
+    shifts.make(config["shift"])
     parts = {name: config[name] for name in PARTS}
     _require_parts(json.dumps(parts, sort_keys=True, default=str))
     return config

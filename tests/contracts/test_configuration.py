@@ -24,7 +24,7 @@ from curl.schema import flat
 from support.configuration import composed
 from support.paths import CONFIGS
 
-GROUPS = ("task", "agent", "augmentation", "objective", "experiment")
+GROUPS = ("task", "agent", "augmentation", "objective", "shift", "experiment")
 FILES = [(group, path) for group in GROUPS for path in sorted(CONFIGS.glob(f"{group}/*.yaml"))]
 CHOICES = [(group, path.stem) for group, path in FILES]
 
@@ -35,7 +35,7 @@ def test_every_choice_composes(group: str, name: str) -> None:
     config = composed(f"{group}={name}")
     assert "???" not in str(config) and "${" not in str(config)
     assert config.keys() == composed().keys()
-    if group != "experiment":
+    if group not in ("experiment", "shift"):  # shifts are named within their own group
         assert name == config[group].get("label", config[group].get("name"))
 
 
@@ -61,7 +61,8 @@ def test_an_experiment_overrules_the_defaults(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("group", "name"), [choice for choice in CHOICES if choice[0] not in ("task", "experiment")]
+    ("group", "name"),
+    [choice for choice in CHOICES if choice[0] not in ("task", "shift", "experiment")],
 )
 def test_every_choice_builds_an_agent(group: str, name: str) -> None:
     """Networks are made small where they can be, for speed."""

@@ -70,7 +70,8 @@ def test_every_key_of_the_configuration_is_a_field_and_the_other_way_round() -> 
     named = {key for key in schema.flat(default()) if not key.startswith(open_groups)}
     fields = {key for key in LEAVES if not key.startswith(open_groups)}
     assert named <= fields
-    assert fields - named == {"task.learning_rate"}  # the tasks that have their own name it
+    # The tasks that have a learning rate of their own name it, and without a shift there is none.
+    assert fields - named == {"task.learning_rate", "shift"}
 
 
 def test_the_default_configuration_is_left_as_it_is() -> None:

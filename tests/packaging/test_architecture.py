@@ -21,6 +21,7 @@ PROGRAMS = [path for path in (ROOT / "train.py", ROOT / "eval.py") if path.exist
 LAYERS = (
     ("checks", "files", "summary", "tables", "schema", "version"),
     ("registry", "hardware"),
+    ("shifts",),
     ("errors", "data"),
     ("augmentations", "objectives"),
     ("learning",),

@@ -69,6 +69,7 @@ def test_a_wrong_mark_is_refused(text: str, said: str) -> None:
         ("augmentation", docs.augmentations),
         ("experiment", docs.experiments),
         ("objective", docs.objectives),
+        ("shift", docs.shifts),
         ("task", docs.tasks),
     ],
 )

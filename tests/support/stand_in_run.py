@@ -20,7 +20,10 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from curl.command import CONFIGS
+from curl.command import (
+    CONFIGS,
+    labels,  # noqa: F401  which configs/train.yaml needs
+)
 from curl.run.folder import locked
 
 
