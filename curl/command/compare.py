@@ -39,9 +39,9 @@ def parser() -> Parser:
     add(
         "--at",
         type=number,
-        metavar="ENV_STEPS",
-        help="Compare at this number of env steps. The default is the smallest budget among the "
-        "runs.",
+        metavar="N",
+        help="Compare at this number of env steps, or of updates where the runs learned from a "
+        "dataset alone. The default is the smallest budget among the runs.",
     )
     add(
         "--baseline",

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from curl.command.parser import Parser, add_out
 from curl.data.dataset import Dataset, Episode, Origin, read
+from curl.run.clock import ENV_STEPS, UPDATES, words
 from curl.summary import sample_std
 from curl.tables import make_console, table
 
@@ -130,7 +131,10 @@ def sources(origin: Origin) -> list[tuple[str, str]]:
     """The rows that say where episodes come from: a checkpoint, a folder, or other datasets."""
     rows = []
     if origin.checkpoint is not None:
-        rows.append(("checkpoint", f"{origin.checkpoint}, {origin.env_steps:,} env steps"))
+        # A run that learned from a dataset alone has made no env steps.
+        axis = ENV_STEPS if origin.env_steps or not origin.updates else UPDATES
+        far = f"{getattr(origin, axis):,} {words(axis)}"
+        rows.append(("checkpoint", f"{origin.checkpoint}, {far}"))
     if origin.imported is not None:
         rows.append(("imported from", origin.imported))
     for part in origin.parts:

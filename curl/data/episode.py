@@ -87,7 +87,8 @@ class Origin(BaseModel):
         seed: of the recording; None for what was not played here.
         checkpoint: path of the state file whose agent acted, and its SHA-256; None where there is
             none, that is for what was imported or joined.
-        env_steps: how far its run was; None where there is none.
+        env_steps, updates: how far its run was; None where there is none. Older versions noted no
+            updates.
         imported: the folder that was imported; None where it was none.
         parts: the origins of the datasets that were joined, in their order.
         version: of the program that recorded.
@@ -106,6 +107,7 @@ class Origin(BaseModel):
     checkpoint: str | None = None
     checkpoint_sha256: str | None = None
     env_steps: int | None = None
+    updates: int | None = None
     imported: str | None = None
     parts: list[Origin] = []
     version: str = VERSION

@@ -135,6 +135,8 @@ def require_loop(config: Mapping[str, Any]) -> None:
             f"encoder={config['encoder']} needs init_parts=trunk: init_parts=agent takes over the "
             "whole agent, which learns on as it is"
         )
+    if config["init_from"] is None and config["init_parts"] == "agent":
+        raise SettingsError("init_parts=agent needs init_from=RUN, the run whose agent learns on")
 
 
 def require_machine(device: str, opengl: str) -> torch.device:

@@ -22,7 +22,7 @@ from curl.run.checkpoint import (
     refuse_foreign_content,
     sha256,
 )
-from curl.run.clock import Clock
+from curl.run.clock import UPDATES, Clock
 from curl.run.folder import RunFolder
 from curl.run.guard import Watchdog, Watched
 from curl.run.policy import Policy, read, saved_action_dim, settings_of
@@ -120,6 +120,10 @@ def saved_replay(run: Path) -> tuple[ReplayBuffer, bool, Origin]:
     state = read(run)
     with refuse_foreign_content(run), settings_of(run):
         if not state["segments"]:
+            if clock_of(state).axis == UPDATES:
+                raise CheckpointError(
+                    f"{run} has no replay buffer: it learned from a dataset alone"
+                )
             raise CheckpointError(f"{run} saved no replay buffer: save_replay was false")
         config = schema.checked(state["config"], schema.Policy)
         action_dim = saved_action_dim(state)
@@ -162,4 +166,5 @@ def _origin(
         checkpoint=str(checkpoint),
         checkpoint_sha256=sha256(checkpoint),
         env_steps=clock.env_steps,
+        updates=clock.updates,
     )

@@ -33,7 +33,8 @@ def compare(
     Args:
         run_folders: run folders, or folders above them.
         by: what tells variants apart: a dotted configuration key, or one of SHORTCUTS.
-        at: env steps to compare at; None: the smallest budget among the runs.
+        at: position on the axis of the runs (env steps, or updates of offline runs) to compare at;
+            None: the smallest budget among the runs.
         baseline: compare the others with this variant only; None: all pairs.
         seeds: only these seeds; None: all, and a seed that some variant lacks is missing there.
         out: report.md, report.html, CSV tables, PNG and SVG figures go there.

@@ -122,6 +122,7 @@ def test_some_episodes_of_a_dataset(tmp_path: Path) -> None:
             {"init_from": "nowhere", "init_parts": "agent", "encoder": "frozen"},
             "encoder=frozen needs init_parts=trunk",
         ),
+        ({"init_parts": "agent"}, "init_parts=agent needs init_from=RUN"),
     ],
 )
 def test_what_cannot_be_learned_from_is_refused_before_anything_is_written(
