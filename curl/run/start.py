@@ -7,6 +7,7 @@ configuration in the same folder resumes the run.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from curl.data.dataset import Dataset
     from curl.data.replay import ReplayBuffer
     from curl.run.loop import Trainer
+
+log = logging.getLogger("curl")
 
 
 def train(config: Mapping[str, Any], *, signals: Signals | None = None) -> int:
@@ -249,9 +252,13 @@ def offline(
 ) -> Loop:
     """Reads the dataset. Evaluations open the environment."""
     from curl.run.offline import OfflineTrainer
-    from curl.run.probes import Probes
+    from curl.run.probes import FEWEST, Probes
 
     assert found is not None  # `checked` has seen to it
+    used = config["dataset_episodes"] or len(found)
+    if config["probes"] and used < FEWEST:
+        # No refusal: the preset of pretraining asks for probes, whatever the dataset.
+        log.warning("no probes: they need %d episodes, and the run has %d", FEWEST, used)
     replay = filled(found, config, device)
     parts: dict[str, Any] = {
         "replay": replay,

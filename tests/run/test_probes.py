@@ -68,6 +68,15 @@ def test_too_few_episodes_have_no_probes(made: datasets.Dataset) -> None:
     assert measured(made, Seeing(), episodes=5) == {}
 
 
+def test_a_run_of_too_few_episodes_says_so(
+    made: datasets.Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", "curl"):
+        assert train(config(tmp_path, dataset=NAME, dataset_episodes=5, probes=True)) == 0
+    assert "no probes: they need 6 episodes, and the run has 5" in caplog.text
+    assert not [row for row in rows(tmp_path) if row["kind"] == "probe"]
+
+
 def test_examples_are_the_transitions_of_whole_episodes(
     made: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
