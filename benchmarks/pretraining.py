@@ -21,16 +21,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.cells import ROOT, Cell, Table, compose_all, listed, numbered, shown
-from benchmarks.dmc import TRAIN, Driver, Options, this_commit
-from curl.checks import choice, integer
+from benchmarks.cells import ROOT, Cell, numbered, shown
+from benchmarks.dmc import TRAIN
+from benchmarks.stages import add_names, require_names, run_stages, study_parser, table_of
 from curl.data import dataset
 from curl.errors import exits_with_one_line
 from curl.files import write_json
@@ -116,15 +114,9 @@ def stages(
     Raises:
         ValueError: an unknown name, or a name twice.
     """
-    for name, values, known in (
-        ("--stages", wanted, tuple(STAGES)),
-        ("--objectives", objectives, OBJECTIVES),
-        ("--encoders", encoders, ("finetune", "frozen")),
-    ):
-        for value in values:
-            choice(name, value, known)
-        if len(set(values)) < len(values) or not values:
-            raise ValueError(f"{name} needs at least one name, and each name once")
+    require_names("--stages", wanted, tuple(STAGES))
+    require_names("--objectives", objectives, OBJECTIVES)
+    require_names("--encoders", encoders, ("finetune", "frozen"))
     found: dict[str, list[Stage]] = {}
     for stage in STAGES:
         if stage not in wanted:
@@ -162,72 +154,26 @@ def describe(datasets: Sequence[str], path: Path) -> None:
 
 
 def command_line(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.pretraining",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-    def add(name: str, default: Sequence[str]) -> None:
-        told = ",".join(default)
-        parser.add_argument(
-            name, type=listed, default=list(default), metavar="A,B", help=f"default: {told}"
-        )
-
-    add("--stages", tuple(STAGES))
-    add("--objectives", OBJECTIVES)
-    add("--encoders", ("finetune", "frozen"))
-    add("--seeds", ("1", "2", "3"))
-    more = parser.add_argument
-    more("--jobs", type=int, default=1, help="runs side by side; default: 1")
-    more("--minutes", type=float, help="stop after these, with everything saved; default: never")
-    more("--nice", type=int, default=19, help="priority of the runs, 0 to 19; default: 19")
-    more("--results", type=Path, default=ROOT / "results/pretraining", help="folder of the curves")
-    more("--runs", type=Path, default=ROOT / "runs/pretraining", help="folder of the run folders")
-    more("--plan", action="store_true", help="say what would be run, and run nothing")
-    more("--page", action="store_true", help="write the page of results from the curves")
+    parser = study_parser("pretraining", __doc__)
+    add_names(parser, "--stages", tuple(STAGES))
+    add_names(parser, "--objectives", OBJECTIVES)
+    add_names(parser, "--encoders", ("finetune", "frozen"))
     return parser.parse_args(argv)
 
 
 def drive(arguments: argparse.Namespace, program: tuple[str, ...]) -> int:
     """The command; returns the exit code. `program` is what trains."""
-    began = time.monotonic()
     if arguments.page:
         from benchmarks.pretraining_page import write_page
 
         for path in write_page(arguments.results.resolve()):
             print(shown(path))
         return 0
-    seeds = numbered(arguments.seeds)
-    jobs, nice = integer("--jobs", arguments.jobs), integer("--nice", arguments.nice, at_least=0)
-    table = Table(results=arguments.results.resolve(), runs=arguments.runs.resolve())
+    seeds, table = numbered(arguments.seeds), table_of(arguments)
     planned = stages(arguments.stages, arguments.objectives, arguments.encoders, seeds, table.runs)
-    composed = {stage: compose_all(cells) for stage, cells in planned.items()}
-    for stage, cells in planned.items():
-        states = [table.look(cell, composed[stage][cell]).state for cell in cells]
-        told = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))
-        print(f"{stage}: {len(cells)} runs: {told}")
-    if arguments.plan:
-        return 0
-    describe((REPLAY, EXPERT), table.results / DATASETS)
-    sys.stdout.flush()
-    if hasattr(os, "nice"):
-        os.nice(nice)
-    deadline = None if arguments.minutes is None else began + 60 * arguments.minutes
-    options = Options(jobs=jobs, deadline=deadline, program=program, commit=this_commit())
-    for stage, cells in planned.items():
-        driver = Driver(table, composed[stage], options)
-        outcome = driver.run([table.look(cell, composed[stage][cell]) for cell in cells])
-        for cell, reason in outcome.failed.items():
-            print(f"failed: {cell}: {reason}", file=sys.stderr)
-        if driver.fleet.signals:
-            return 128 + driver.fleet.signals[0]
-        if outcome.failed:
-            return 1
-        if outcome.unfinished:
-            print(f"stopped in {stage}: {driver.fleet.why_stopped}")
-            return 0
-    return 0
+    if not arguments.plan:
+        describe((REPLAY, EXPERT), table.results / DATASETS)
+    return run_stages(table, planned, arguments, program)
 
 
 def main(argv: Sequence[str] | None = None, program: tuple[str, ...] = TRAIN) -> int:
