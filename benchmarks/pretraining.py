@@ -171,9 +171,11 @@ def drive(arguments: argparse.Namespace, program: tuple[str, ...]) -> int:
         return 0
     seeds, table = numbered(arguments.seeds), table_of(arguments)
     planned = stages(arguments.stages, arguments.objectives, arguments.encoders, seeds, table.runs)
-    if not arguments.plan:
+
+    def prepare() -> None:
         describe((REPLAY, EXPERT), table.results / DATASETS)
-    return run_stages(table, planned, arguments, program)
+
+    return run_stages(table, planned, arguments, program, prepare)
 
 
 def main(argv: Sequence[str] | None = None, program: tuple[str, ...] = TRAIN) -> int:

@@ -80,7 +80,7 @@ def page(groups: Groups, datasets: Mapping[str, Any], probes: Mapping[str, Any])
         "interval of the IQM (with 3 seeds it spans all of them, and covers the truth 73 % of the "
         "time). `none` begins with an encoder of its own. A dash: no finished run.",
         "## How it was made",
-        commands(),
+        commands(groups),
         markdown_table(described(datasets)),
         "\n".join(sizes(groups)),
     ]
@@ -111,14 +111,15 @@ def page(groups: Groups, datasets: Mapping[str, Any], probes: Mapping[str, Any])
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def commands() -> str:
+def commands(groups: Groups) -> str:
+    frozen = any(variant.endswith(FROZEN) for _, variant in groups)
     lines = [
         f"python -m curl train experiment=quickstart seed=4 run_dir=runs/{TASK}/expert/seed_4",
         f"python -m curl record runs/{TASK}/expert/seed_4 --dataset {EXPERT} --episodes 50",
         "python -m curl train experiment=quickstart seed=5 env_steps=100000 "
         f"run_dir=runs/{TASK}/medium/seed_5",
         f"python -m curl record runs/{TASK}/medium/seed_5 --dataset {REPLAY} --replay",
-        "python -m benchmarks.pretraining --jobs 2",
+        "python -m benchmarks.pretraining --jobs 2" + " --encoders finetune" * (not frozen),
         "python -m benchmarks.encoder_probes",
         "python -m benchmarks.pretraining --page",
     ]

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.cells import ROOT, Cell, Table, compose_all, listed
@@ -64,6 +64,7 @@ def run_stages(
     planned: Mapping[str, Sequence[Cell]],
     arguments: argparse.Namespace,
     program: tuple[str, ...],
+    prepare: Callable[[], None] = lambda: None,
 ) -> int:
     """Run the cells of each stage, one stage after another; returns the exit code.
 
@@ -72,6 +73,7 @@ def run_stages(
         planned: stage -> its cells, in the order in which they run.
         arguments: of a `study_parser`.
         program: what trains.
+        prepare: is called once before anything runs.
     """
     began = time.monotonic()
     jobs, nice = integer("--jobs", arguments.jobs), integer("--nice", arguments.nice, at_least=0)
@@ -82,6 +84,7 @@ def run_stages(
         print(f"{stage}: {len(cells)} runs: {told}")
     if arguments.plan:
         return 0
+    prepare()
     sys.stdout.flush()
     if hasattr(os, "nice"):
         os.nice(nice)

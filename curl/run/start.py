@@ -240,6 +240,8 @@ def online(
         found.require(action_dim=action_dim)
         parts |= {"prior": filled(found, config, device), "dataset": found.digests}
         what += f" and {found.name}"
+    elif config["init_parts"] == "agent":
+        log.warning("dataset is null: the agent learns on from the run's own experience alone")
     return Loop(OnlineTrainer, parts, action_dim, what)
 
 

@@ -251,6 +251,18 @@ def test_the_whole_agent_is_taken_over(pretrained: Path, tmp_path: Path) -> None
         inputs.take_over(agent, inputs.taken_in(other))
 
 
+def test_an_agent_that_learns_on_without_a_dataset_is_told(
+    pretrained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {"loop": "online", "updates": "null", "env_steps": 8, "initial_steps": 1}
+    both = {"init_from": pretrained, "init_parts": "agent"}
+    with caplog.at_level("WARNING", "curl"):
+        assert train(config(tmp_path / "mixed", **changes, **both)) == 0
+        assert "dataset is null" not in caplog.text
+        assert train(config(tmp_path / "alone", **changes, **both, dataset="null")) == 0
+    assert "dataset is null: the agent learns on from the run's own experience" in caplog.text
+
+
 def test_a_resume_does_not_need_the_pretrained_run_any_more(
     pretrained: Path, tmp_path: Path
 ) -> None:
