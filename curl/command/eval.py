@@ -13,6 +13,8 @@ from typing import Any
 from rich.text import Text
 
 from curl.checks import integer
+from curl.command import looking
+from curl.command.looks import chosen
 from curl.command.parser import (
     Parser,
     add_device,
@@ -20,13 +22,14 @@ from curl.command.parser import (
     add_out,
     add_runs,
     add_seed,
+    names,
     number,
 )
 from curl.errors import BAD_INPUT, refuse
 from curl.files import write_json
 from curl.hardware.device import choose_device, choose_opengl, load_renderer, prepare_device
 from curl.run.clock import ENV_STEPS, heading
-from curl.run.folder import CHECKPOINTS, EVALUATION, STATE, RunFolder, run_folders
+from curl.run.folder import CHECKPOINTS, EVALUATION, SHIFTS, STATE, RunFolder, run_folders
 from curl.run.guard import StopSignal, reason
 from curl.tables import make_console, table
 
@@ -44,6 +47,8 @@ def parser() -> Parser:
             "results.",
             f"runs/.../{CHECKPOINTS}/{STATE}-50000.pt --video": "One checkpoint, and a video of "
             "its first episode.",
+            "runs --shift all --episodes 20": "The same episodes on every look of configs/shift, "
+            "beside the look that each run trained on.",
         },
         codes={"128+n": "Signal n ended the command; the results so far were printed and written."},
     )
@@ -63,7 +68,17 @@ def parser() -> Parser:
     parser.add_argument(
         "--video",
         action="store_true",
-        help="Write an MP4 of the first episode into the folder of the run.",
+        help="Write an MP4 of the first episode into the folder of the run; with --shift, one for "
+        "each look.",
+    )
+    parser.add_argument(
+        "--shift",
+        type=names,
+        metavar="NAME,...",
+        help="Evaluate on other looks, too: names of configs/shift, or all, which leaves out what "
+        "makes no sense on a task. noise:severity=5 sets a setting. Returns go to the folder "
+        f"{SHIFTS} of the run, with frames of each look, and episodes that are there already are "
+        "not played again.",
     )
     add_device(parser)
     add_opengl(parser)
@@ -93,6 +108,7 @@ def evaluate_all(options: argparse.Namespace) -> int:
     integer("--episodes", options.episodes)
     integer("--processes", options.processes)
     integer("--seed", options.seed, at_least=0)
+    looks = None if options.shift is None else chosen(options.shift, "--shift")
     device = choose_device(options.device)
     prepare_device(device)
     backend = choose_opengl(options.opengl, device)
@@ -105,18 +121,21 @@ def evaluate_all(options: argparse.Namespace) -> int:
     )
     results: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
+    how: dict[str, Any] = {
+        "episodes": options.episodes,
+        "seed": options.seed,
+        "video": options.video,
+        "device": device,
+        "backend": backend,
+        "processes": options.processes,
+        "stop": lambda: asked.number is not None,
+    }
     for run in each_run(options.runs):
         try:
-            result = scoring.evaluate_run(
-                run,
-                episodes=options.episodes,
-                seed=options.seed,
-                video=options.video,
-                device=device,
-                backend=backend,
-                processes=options.processes,
-                stop=lambda: asked.number is not None,
-            )
+            if looks is None:
+                result = scoring.evaluate_run(run, **how)
+            else:
+                result = looking.evaluate(run, looks, **how)
         except InterruptedError:
             break
         except Exception as error:
@@ -131,7 +150,7 @@ def evaluate_all(options: argparse.Namespace) -> int:
         for failure in result.get("failures", ()):
             refuse(failure)
     if results:
-        show(results)
+        (show if looks is None else looking.show)(results)
     complete = not failed and not any("failures" in result for result in results)
     if options.out is not None:
         try:

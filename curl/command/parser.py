@@ -174,6 +174,11 @@ def numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(line) from None
 
 
+def names(text: str) -> list[str]:
+    """Names, as noise,blur."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def seconds(text: str) -> float:
     """A duration: a finite number that is not negative."""
     with contextlib.suppress(ValueError):

@@ -123,6 +123,18 @@ def make_env(
     return env
 
 
+def show(env: gym.Env[Any, Any], shift: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give an environment of `make_env` another look, from its next reset on.
+
+    Args:
+        shift: as in `make_env`.
+
+    Raises:
+        ValueError: a shift that is unknown or makes no sense here; the look stays as it was.
+    """
+    env.get_wrapper_attr("show")(shift)
+
+
 def episode_length(env: gym.Env[Any, Any]) -> int:
     """Control steps since the reset of an environment of `make_env`.
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import logging
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from shimmy import DmControlCompatibilityV0
 
+from curl import shifts
 from curl.data.seeding import Stream, sequence
 from curl.shifts.base import Look, Simulation
 
@@ -89,6 +90,16 @@ class Frames(gym.ObservationWrapper[np.ndarray, Any, Any]):
         own = int(self._seeds.integers(2**31)) if seed is None else seed
         self.look.begin(sequence(own, Stream.SHIFTS))
         return super().reset(seed=seed, options=options)
+
+    def show(self, shift: Mapping[str, Mapping[str, Any]]) -> None:
+        """Another look, from the next reset on.
+
+        Raises:
+            ValueError: a shift is unknown or makes no sense here; the look stays as it was.
+        """
+        look = shifts.make(shift)
+        look.fit(self.name, self.scene.simulation)
+        self.look = look
 
     def observation(self, observation: Any) -> np.ndarray:
         self.observed = observation

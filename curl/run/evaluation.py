@@ -55,6 +55,7 @@ class Evaluator:
         self.frame_stack = integer("frame_stack", frame_stack)
         self.processes = min(integer("eval_processes", processes), episodes)
         self._vector: Workers | None = None
+        self._shown = self._own = self.settings.get("shift") or {}
 
     def __call__(
         self,
@@ -62,24 +63,35 @@ class Evaluator:
         *,
         seed: int,
         video: Path | None = None,
+        seen: list[np.ndarray] | None = None,
+        shift: Mapping[str, Mapping[str, Any]] | None = None,
         stop: Callable[[], bool] = lambda: False,
         watchdog: Watchdog | None = None,
     ) -> list[float]:
-        """Undiscounted returns, one float per episode; `video` shows the first as an MP4.
+        """Undiscounted returns, one float per episode.
 
-        A video that cannot be written is only warned of.
+        Args:
+            seed: of the episodes.
+            video: an MP4 of the first episode; one that cannot be written is only warned of.
+            seen: gets what the agent sees in the first episode, uint8 [H, W, 3] for each step.
+            shift: another look than that of `settings`, in the same episodes; see `make_env`.
+            stop: says whether to stop, and is asked before every step.
+            watchdog: is told when an environment does not answer; None: nobody is.
 
         Raises:
-            InterruptedError: `stop`, asked before every step, said so.
+            InterruptedError: `stop` said so.
             TimeoutError: an environment took longer to answer than `watchdog` allows.
             WorkerError: one of the processes was killed; the next evaluation starts them anew.
-            ValueError: an environment returned a reward that is not finite.
+            ValueError: an environment returned a reward that is not finite, or a shift makes no
+                sense there.
         """
         self._stop, self._watchdog = stop, watchdog
+        self._shift, self._seen = self._own if shift is None else shift, seen
         seeds = [episode_seed(seed, Stream.EVALUATION, i) for i in range(self.episodes)]
         if self.processes > 1:
             if video is not None:
                 self._one_by_one(agent, seeds[:1], video)
+                self._seen = None  # it has been seen
             groups = [seeds[i : i + self.processes] for i in range(0, len(seeds), self.processes)]
             try:
                 return [value for group in groups for value in self._side_by_side(agent, group)]
@@ -111,7 +123,7 @@ class Evaluator:
 
     def _one_by_one(self, agent: Agent, seeds: Iterable[int], video: Path | None) -> list[float]:
         with self._watched():
-            env = make_stacked_env(self.settings, self.frame_stack)
+            env = make_stacked_env(self.settings | {"shift": self._shift}, self.frame_stack)
         returns: list[float] = []
         try:
             for seed in seeds:
@@ -132,6 +144,7 @@ class Evaluator:
         total, over = 0.0, False
         while not over:
             self._go_on()
+            self._see(frames)
             if film is not None:
                 with self._watched():
                     film.add(display_frame(env))
@@ -140,7 +153,13 @@ class Evaluator:
             with self._watched():
                 frames, reward, terminated, truncated, _ = env.step(action)
             total, over = total + float(reward), terminated or truncated
+        self._seen = None
         return total
+
+    def _see(self, stack: np.ndarray) -> None:
+        """Keep the newest frame of a stack [S, H, W, 3] of the first episode."""
+        if self._seen is not None:
+            self._seen.append(np.array(stack[-1]))
 
     def _workers(self) -> Workers:
         """The processes, started if they are not there yet or one of them has been killed since."""
@@ -149,8 +168,15 @@ class Evaluator:
             self.close(terminate=True)
         if self._vector is None:
             make = functools.partial(make_stacked_env, self.settings, self.frame_stack)
-            self._vector = Workers([make] * self.processes)
+            self._vector, self._shown = Workers([make] * self.processes), self._own
         return self._vector
+
+    def _show(self, vector: Workers, limit: float | None) -> None:
+        """Let the processes show the look that is wanted; they keep their environments."""
+        if self._shown != self._shift:
+            vector.call_async("show", self._shift)
+            vector.call_wait(timeout=limit)
+            self._shown = self._shift
 
     def _side_by_side(self, agent: Agent, seeds: Sequence[int]) -> list[float]:
         vector = self._workers()
@@ -160,11 +186,14 @@ class Evaluator:
     def _roll_out(self, agent: Agent, seeds: Sequence[int], vector: Workers) -> list[float]:
         count = self.processes
         limit = None if self._watchdog is None else self._watchdog.timeout
+        self._show(vector, limit)
         vector.reset_async(seed=[seeds[i % len(seeds)] for i in range(count)])
         frames, _ = vector.reset_wait(timeout=limit)
         totals, over = np.zeros(count), np.zeros(count, dtype=bool)
         while not over.all():
             self._go_on()
+            if not over[0]:
+                self._see(frames[0])
             pixels = torch.as_tensor(frames).to(self.device).flatten(0, 1)  # [count * S, H, W, 3]
             rows = torch.arange(len(pixels), device=self.device).view(count, self.frame_stack)
             actions = agent.act(FrameStacks(pixels, rows), deterministic=True)
@@ -172,6 +201,7 @@ class Evaluator:
             frames, rewards, terminated, truncated, _ = vector.step_wait(timeout=limit)
             totals += np.where(over, 0.0, rewards)
             over |= terminated | truncated
+        self._seen = None
         return [require_finite_return(float(total)) for total in totals[: len(seeds)]]
 
 

@@ -7,6 +7,8 @@
     lock              which process works on the run, as JSON
     failure.txt       why the run failed; absent unless it did
     evaluation.json   what eval.py found last
+    shifts/           of eval.py --shift: <position>-seed<seed>.json with the returns on each look,
+                      .png with frames of all, a folder of that name with <look>.png and <look>.mp4
     wandb_id          the id of the run at wandb
     output.txt        what a run of a sweep printed
     commits.txt       the versions of the code that benchmarks.dmc trained the run with
@@ -43,6 +45,7 @@ VIDEOS = "videos"
 LOCK = "lock"
 FAILURE = "failure.txt"
 EVALUATION = "evaluation.json"
+SHIFTS = "shifts"
 WANDB_ID = "wandb_id"
 OUTPUT = "output.txt"
 COMMITS = "commits.txt"
@@ -148,6 +151,26 @@ class RunFolder:
         """The video of an evaluation of the checkpoint at a position by eval.py."""
         return self.videos / f"evaluation-{position}-seed{seed}.mp4"
 
+    def looks(self, position: int, seed: int) -> Path:
+        """What eval.py found on several looks, with the checkpoint at a position."""
+        return self.path / SHIFTS / f"{position}-seed{seed}.json"
+
+    def all_looks(self) -> list[Path]:
+        """The files of `looks` that are there."""
+        return sorted((self.path / SHIFTS).glob("*-seed*.json"))
+
+    def look_sheet(self, position: int, seed: int) -> Path:
+        """Frames of all looks."""
+        return self.looks(position, seed).with_suffix(".png")
+
+    def look_strip(self, position: int, seed: int, look: str) -> Path:
+        """Frames of one look."""
+        return self.looks(position, seed).with_suffix("") / f"{_file_name(look)}.png"
+
+    def look_video(self, position: int, seed: int, look: str) -> Path:
+        """The video of the first episode on one look."""
+        return self.looks(position, seed).with_suffix("") / f"{_file_name(look)}.mp4"
+
     @property
     def begun(self) -> bool:
         """Whether a process has worked on the run; a run that a sweep announces has not begun."""
@@ -179,6 +202,11 @@ def run_folders(top: Path, *, announced: bool = False) -> Iterator[Path]:
         if not marks.isdisjoint(files):
             inside.clear()
             yield Path(folder)
+
+
+def _file_name(text: str) -> str:
+    """`text` without what separates folders."""
+    return re.sub(r"[^\w.:=+-]", "_", text)
 
 
 def _text(path: Path) -> str:

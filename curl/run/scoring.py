@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 
 from curl.data.environment import environment_settings
 from curl.data.seeding import seed_everything
@@ -22,7 +21,7 @@ from curl.run.checkpoint import refuse_foreign_content
 from curl.run.evaluation import Evaluator
 from curl.run.folder import RunFolder
 from curl.run.policy import load
-from curl.summary import sample_std
+from curl.summary import mean_interval, sample_std
 
 
 @torch.no_grad()
@@ -97,8 +96,8 @@ def evaluate_run(
 
 def summary(returns: Sequence[float]) -> dict[str, Any]:
     """Mean, sample standard deviation and 95 % t-interval of the mean (None for one episode)."""
-    mean, std = float(np.mean(returns)), sample_std(returns)
-    if std is None:
-        return {"mean": mean, "std": None, "interval": None}
-    half = float(stats.t.ppf(0.975, len(returns) - 1)) * std / len(returns) ** 0.5
-    return {"mean": mean, "std": std, "interval": [mean - half, mean + half]}
+    return {
+        "mean": float(np.mean(returns)),
+        "std": sample_std(returns),
+        "interval": mean_interval(returns),
+    }

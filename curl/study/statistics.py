@@ -139,3 +139,26 @@ def permutation_test(
     sums = shuffled[:, :, :runs].sum(axis=(1, 2))
     as_far = np.abs(sums - centre) >= observed - 1e-9
     return float((1 + as_far.sum()) / (1 + PERMUTATIONS))
+
+
+def ratio_of_means(
+    first: np.ndarray, second: np.ndarray, generator: np.random.Generator
+) -> Estimate:
+    """The mean of `first` over that of `second`, with a percentile interval; pairs are drawn.
+
+    Args:
+        first: float64 [N].
+        second: float64 [N], of the same episodes or runs.
+
+    Returns:
+        nan where the mean of `second` is not above 0, because nothing is kept of what is not there.
+        No interval for one pair, or where a drawn mean of `second` is not above 0.
+    """
+    if second.mean() <= 0:
+        return Estimate(*(np.nan,) * 3)
+    rows = generator.integers(len(first), size=(RESAMPLES, len(first)))
+    over, under = first[rows].mean(axis=1), second[rows].mean(axis=1)
+    ends = (np.nan, np.nan)
+    if len(first) > 1 and (under > 0).all():
+        ends = np.quantile(over / under, (0.5 - LEVEL / 2, 0.5 + LEVEL / 2)).tolist()
+    return Estimate(float(first.mean() / second.mean()), *ends)

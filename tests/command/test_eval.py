@@ -52,6 +52,7 @@ def evaluate(
     def call(runs: list[Path], **changes: Any) -> tuple[int, str, str]:
         arguments: dict[str, Any] = {"runs": runs, "episodes": 2, "seed": 0, "video": False}
         arguments |= {"device": "cpu", "opengl": "auto", "processes": 1, "out": None}
+        arguments |= {"shift": None}
         code = exits_with_one_line(program.evaluate_all, argparse.Namespace(**arguments | changes))
         printed = capsys.readouterr()
         assert "Traceback" not in printed.out + printed.err

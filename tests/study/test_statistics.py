@@ -172,3 +172,30 @@ def test_agrees_with_rliable() -> None:
         reps=300,
     )
     np.testing.assert_allclose(chance[1:], interval["pair"][:, 0], atol=0.08)
+
+
+def test_ratio_of_means_by_hand() -> None:
+    first, second = np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])
+    estimate = statistics.ratio_of_means(first, second, np.random.default_rng(0))
+    assert estimate == pytest.approx((0.5, 0.5, 0.5))  # pairs are drawn together
+    other = statistics.ratio_of_means(first[::-1].copy(), second, np.random.default_rng(0))
+    assert other.value == pytest.approx(0.5) and other.low < 0.4 < 0.6 < other.high
+
+
+def test_ratio_of_means_covers_the_truth() -> None:
+    generator = np.random.default_rng(1)
+    hits = 0
+    for _ in range(200):
+        second = generator.normal(100, 20, 30)
+        first = 0.6 * second + generator.normal(0, 10, 30)
+        _, low, high = statistics.ratio_of_means(first, second, generator)
+        hits += low < 0.6 < high
+    assert hits >= 180
+
+
+def test_ratio_of_means_to_nothing() -> None:
+    generator = np.random.default_rng(0)
+    assert np.isnan(statistics.ratio_of_means(np.ones(3), np.zeros(3), generator)).all()
+    value, low, high = statistics.ratio_of_means(np.ones(2), np.array([-1.0, 3.0]), generator)
+    assert value == 1 and np.isnan([low, high]).all()
+    assert np.isnan(statistics.ratio_of_means(np.ones(1), np.ones(1), generator)[1:]).all()
