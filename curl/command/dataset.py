@@ -10,7 +10,8 @@ import numpy as np
 from rich.console import Console
 
 from curl.command.parser import Parser, add_out
-from curl.data.dataset import Dataset, Episode, Origin, read
+from curl.data.dataset import Dataset, read
+from curl.data.episode import Episode, Origin
 from curl.run.clock import ENV_STEPS, UPDATES, words
 from curl.summary import sample_std
 from curl.tables import make_console, table

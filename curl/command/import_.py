@@ -12,7 +12,10 @@ from curl.command.parser import Parser, add_dataset, number
 from curl.command.tasks import task_settings
 from curl.command.writing import CODES, until, writing
 from curl.data import vd4rl
-from curl.data.dataset import Dataset, Origin, require_free, root, write
+from curl.data.dataset import Dataset
+from curl.data.episode import Origin
+from curl.data.layout import require_free, root
+from curl.data.writing import write
 from curl.files import require_room
 
 log = logging.getLogger("curl")

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from curl.command.parser import Parser, add_dataset
 from curl.command.writing import CODES, until, writing
-from curl.data.dataset import read, require_free, root, write
+from curl.data.dataset import read
 from curl.data.joining import joined_episodes, joined_origin
+from curl.data.layout import require_free, root
+from curl.data.writing import write
 from curl.files import require_room
 
 

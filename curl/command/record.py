@@ -20,8 +20,11 @@ from curl.command.parser import (
     seconds,
 )
 from curl.command.writing import CODES, until, writing
-from curl.data.dataset import Dataset, discard_unfinished, episodes_of, require_free, write
+from curl.data.dataset import Dataset
+from curl.data.episode import episodes_of
+from curl.data.layout import require_free
 from curl.data.seeding import seed_everything
+from curl.data.writing import discard_unfinished, write
 from curl.errors import HUNG, refuse
 from curl.run.guard import Watchdog
 from curl.run.policy import load, make_env

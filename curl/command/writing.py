@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
-from curl.data.dataset import Dataset, Episode, discard_unfinished
+from curl.data.dataset import Dataset
+from curl.data.episode import Episode
+from curl.data.writing import discard_unfinished
 from curl.run.guard import StopSignal
 
 CODES = {"128+n": "Signal n ended the command; no dataset was written."}

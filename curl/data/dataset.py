@@ -1,13 +1,8 @@
-"""Recorded episodes as local Minari datasets, and replay buffers that are filled from them.
+"""Reads recorded episodes from local Minari datasets, and fills replay buffers from them.
 
 An episode of T agent steps holds T + 1 single frames, uint8 [T + 1, H, W, 3], and the actions,
 rewards and ends between them. Frames are not stacked: `Dataset.replay` puts them into a
 `ReplayBuffer`, so batches, lazy stacks and crops are those of training.
-
-Minari (https://minari.farama.org) names the datasets, and stores each one in an HDF5 file. By
-default it encodes frames of 32 pixels and more as JPEG, which changes them. That is switched off
-here. Only datasets on this machine are read: nothing is ever downloaded. Minari is imported where
-it is needed, because training starts without it.
 """
 
 from __future__ import annotations
@@ -16,214 +11,35 @@ import contextlib
 import difflib
 import json
 import logging
-import os
-import shutil
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
 import torch
 from pydantic import ValidationError
 
 from curl.checks import integer
-from curl.data.episode import Episode, Origin, episodes_of
+from curl.data.episode import Episode, Origin
+from curl.data.layout import (
+    DATA,
+    METADATA,
+    OURS,
+    SKIPPED,
+    DatasetError,
+    action_space,
+    digests,
+    frame_space,
+    local_names,
+    place,
+    require_sizes,
+    root,
+)
 from curl.data.mapped import mapped_frames
 from curl.data.replay import ReplayBuffer
-from curl.files import sha256
-
-__all__ = [
-    "Dataset",
-    "DatasetError",
-    "Episode",
-    "Origin",
-    "discard_unfinished",
-    "episodes_of",
-    "local_names",
-    "place",
-    "read",
-    "require_free",
-    "root",
-    "write",
-]
 
 log = logging.getLogger("curl")
 
-DATA, METADATA = "data", "metadata.json"  # of a dataset's folder, as Minari names them
-CACHE = "cache"  # beside them: what can be made from them again
-OURS = "curl"  # the key of our own entries in Minari's metadata
-SKIPPED = "skipped_steps"  # attribute of an episode that lacks its beginning
-
-
-class DatasetError(ValueError):
-    """A dataset that is missing, damaged or of other sizes, or a name that is none."""
-
-
-# -- names and places ------------------------------------------------------------------------------
-
-
-def root() -> Path:
-    """The folder of Minari's local datasets, which need not exist: MINARI_DATASETS_PATH, if set.
-
-    It is absolute, because Minari cannot write to a relative path.
-    """
-    chosen = os.environ.get("MINARI_DATASETS_PATH")
-    return Path.home() / ".minari" / "datasets" if chosen is None else Path(chosen).absolute()
-
-
-def place(name: str) -> Path:
-    """The folder of the dataset with this name, whether or not it exists.
-
-    Raises:
-        DatasetError: Minari does not take such a name.
-    """
-    from minari.dataset.minari_dataset import parse_dataset_id
-
-    try:
-        parse_dataset_id(name)
-        sound = "//" not in name
-    except (ValueError, TypeError):  # TypeError: it has no version
-        sound = False
-    if not sound:
-        raise DatasetError(
-            f"{name!r} is no name of a dataset: names are like cartpole_swingup/expert-v0, "
-            "which is an optional namespace, a name and a version, of letters, digits, _ and -"
-        )
-    return root() / name
-
-
-def require_free(name: str) -> None:
-    """`DatasetError` if there is a dataset of this name already, or the name is none."""
-    if place(name).exists():
-        raise DatasetError(
-            f"the dataset {name} exists already in {root()}; take another name or version"
-        )
-
-
-def local_names() -> list[str]:
-    """The names of all datasets on this machine."""
-    found = root().glob(f"**/{DATA}/{METADATA}")
-    names = [path.parent.parent.relative_to(root()).as_posix() for path in found]
-    return sorted(name for name in names if not name.startswith("."))
-
-
-# -- writing ---------------------------------------------------------------------------------------
-
-
-def write(name: str, episodes: Iterable[Episode], origin: Origin) -> Dataset:
-    """Write episodes, one at a time, as a new dataset. It is complete, or it is absent.
-
-    Args:
-        name: of the dataset, as `cartpole_swingup/expert-v0`.
-        episodes: at least one.
-        origin: where they come from; all of them have its `render_size` and `action_dim`.
-
-    Raises:
-        DatasetError: the name is taken, or it is none.
-        ValueError: no episodes, or one of other sizes.
-    """
-    require_free(name)
-    import minari
-    from minari.data_collector import EpisodeBuffer
-    from minari.dataset.minari_dataset import parse_dataset_id
-    from minari.dataset.minari_storage import MinariStorage
-    from minari.namespace import create_namespace, list_local_namespaces
-
-    skipped: list[int] = []
-
-    def buffers() -> Iterator[EpisodeBuffer]:
-        for episode in episodes:
-            require_sizes(episode, origin)
-            skipped.append(episode.skipped)
-            yield EpisodeBuffer(**columns(episode))
-
-    root().mkdir(parents=True, exist_ok=True)
-    aside = root() / f"{unfinished()}{uuid.uuid4().hex}"
-    aside.mkdir()
-    try:
-        storage = MinariStorage.new(
-            aside / DATA,
-            observation_space=frame_space(origin.render_size),
-            action_space=action_space(origin.action_dim),
-            jpeg_encoding=False,
-        )
-        storage.update_episodes(buffers())
-        if not skipped:
-            raise ValueError(f"there is no episode to write to the dataset {name}")
-        for number in np.flatnonzero(skipped):
-            storage.update_episode_metadata([{SKIPPED: skipped[number]}], [number])
-        storage.update_metadata(
-            {
-                "dataset_id": name,
-                "minari_version": minari.__version__,
-                OURS: {**origin.model_dump(), "files": digests(aside / DATA)},
-            }
-        )
-        namespace = parse_dataset_id(name)[0]
-        if namespace is not None and namespace not in list_local_namespaces():
-            create_namespace(namespace)
-        require_free(name)  # another process may have been faster
-        aside.rename(place(name))
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return read(name)
-
-
-def unfinished() -> str:
-    """What the folders begin with in which this process writes datasets that are not complete."""
-    return f".recording-{os.getpid()}-"
-
-
-def discard_unfinished() -> None:
-    """Remove what this process has begun to write, for one that ends without unwinding."""
-    for path in root().glob(f"{unfinished()}*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def columns(episode: Episode) -> dict[str, Any]:
-    """An episode as Minari stores it: ends are arrays that are true at the last step at most."""
-    ends = {}
-    for column in ("terminated", "truncated"):
-        ends[column] = np.zeros(len(episode), dtype=bool)
-        ends[column][-1] = getattr(episode, column)
-    return {
-        "seed": episode.seed,
-        "observations": episode.frames,
-        "actions": episode.actions,
-        "rewards": episode.rewards,
-        "terminations": ends["terminated"],
-        "truncations": ends["truncated"],
-        "infos": {},
-    }
-
-
-def require_sizes(episode: Episode, origin: Origin) -> None:
-    """`ValueError` unless an episode has the frames and actions that its dataset declares."""
-    found = episode.frames.shape[1], episode.actions.shape[1]
-    wanted = origin.render_size, origin.action_dim
-    if found != wanted:
-        raise ValueError(
-            f"an episode has frames of {found[0]} pixels and {found[1]} action components, and "
-            f"not {wanted[0]} and {wanted[1]}"
-        )
-
-
-def frame_space(edge: int) -> gym.spaces.Box:
-    return gym.spaces.Box(0, 255, (edge, edge, 3), np.uint8)
-
-
-def action_space(action_dim: int) -> gym.spaces.Box:
-    return gym.spaces.Box(-1, 1, (action_dim,), np.float32)
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """File name -> SHA-256, of the files with the episodes."""
-    return {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != METADATA}
-
-
-# -- reading ---------------------------------------------------------------------------------------
+CACHE = "cache"  # beside the data: what can be made from them again
 
 
 class Dataset:

@@ -6,7 +6,9 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from curl.data.dataset import Dataset, DatasetError, Episode, Origin
+from curl.data.dataset import Dataset
+from curl.data.episode import Episode, Origin
+from curl.data.layout import DatasetError
 
 log = logging.getLogger("curl")
 

@@ -27,7 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from curl.data.dataset import DatasetError, Episode
+from curl.data.episode import Episode
+from curl.data.layout import DatasetError
 
 ACTION_REPEAT = 2  # Lu et al. 2023, appendix B
 FRAME_STACK = 3  # of the agents in Lu et al. 2023

@@ -122,9 +122,9 @@ def require_loop(config: Mapping[str, Any]) -> None:
         raise SettingsError("probes=true has no meaning with loop=online; leave it false")
     for key in needed:
         if config[key] is None:
-            from curl.data import dataset  # Gymnasium, which a policy that only acts does without
+            from curl.data import layout  # Gymnasium, which a policy that only acts does without
 
-            here = f"; recorded here: {', '.join(dataset.local_names()) or 'none'}"
+            here = f"; recorded here: {', '.join(layout.local_names()) or 'none'}"
             raise SettingsError(f"{key} is null: loop={loop} needs it{here * (key == 'dataset')}")
     for key in ignored:
         if config[key] is not None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from curl.agents.base import Agent
 from curl.data import dataset
+from curl.data.layout import DatasetError
 from curl.learning.networks import ConvTrunk
 from curl.run.build import build_agent, takes_over
 from curl.run.checkpoint import CheckpointError, refuse_foreign_content
@@ -79,7 +80,7 @@ def recorded(config: Mapping[str, Any]) -> dataset.Dataset | None:
             action_repeat=task["action_repeat"],
             render_size=config["render_size"],
         )
-    except dataset.DatasetError as error:
+    except DatasetError as error:
         raise SettingsError(f"dataset={name}: {error}") from None
     wanted = config["dataset_episodes"]
     if wanted is not None and wanted > len(found):

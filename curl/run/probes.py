@@ -16,8 +16,9 @@ import torch
 
 from curl.agents.base import Agent
 from curl.data.batch import FrameStacks
-from curl.data.dataset import Dataset, Episode
+from curl.data.dataset import Dataset
 from curl.data.environment import make_env, state_of
+from curl.data.episode import Episode
 from curl.data.replay import ReplayBuffer
 from curl.data.seeding import Stream, episode_seed, sequence
 from curl.learning.probing import held_out_r2

@@ -12,7 +12,7 @@ import numpy as np
 
 from curl import schema
 from curl.checks import choice, integer
-from curl.data.dataset import Episode, Origin
+from curl.data.episode import Episode, Origin
 from curl.data.replay import ReplayBuffer
 from curl.data.seeding import Stream, episode_seed, sequence
 from curl.run.checkpoint import (

@@ -14,7 +14,7 @@ from benchmarks import encoder_probes, pretraining
 from benchmarks.cells import ROOT, compose_all
 from benchmarks.pretraining import OBJECTIVES, PRETRAIN, STAGES, TASK, stages
 from benchmarks.pretraining_page import NONE, PAGE, page, read_groups, read_probes
-from curl.data import dataset as datasets
+from curl.data.writing import write
 from curl.study.curves import Curve, read_curve, write_curve
 from support import faulty  # noqa: F401  registers the environment
 from support.datasets import episode, origin
@@ -65,7 +65,7 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for name in (pretraining.REPLAY, pretraining.EXPERT):
-        datasets.write(name, [episode(1, 4, 24, ends="truncated")] * 2, origin(24))
+        write(name, [episode(1, 4, 24, ends="truncated")] * 2, origin(24))
 
 
 def arguments(folder: Path, *more: str) -> list[str]:
@@ -203,7 +203,7 @@ def test_encoders_are_probed_where_they_are_finished(
     """On a dataset of grey frames; the environment of the study does not come into it."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
     episodes = [episode(number, 9, 44, ends="truncated") for number in range(8)]
-    datasets.write(pretraining.REPLAY, episodes, origin(44))
+    write(pretraining.REPLAY, episodes, origin(44))
     sound = {"env_id": "Sound-v0", "action_repeat": 1, "render_size": 44}
     monkeypatch.setattr("curl.data.environment.environment_settings", lambda *_: sound)
     monkeypatch.setattr("curl.run.probes.state_of", lambda env: None)

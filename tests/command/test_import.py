@@ -16,8 +16,11 @@ import torch
 from curl import files
 from curl.data import dataset as datasets
 from curl.data import vd4rl
-from curl.data.dataset import Dataset, Episode
+from curl.data.dataset import Dataset
+from curl.data.episode import Episode
+from curl.data.layout import local_names
 from curl.data.replay import ReplayBuffer
+from curl.data.writing import write
 from support.datasets import ACTIONS, episode, origin
 from support.typed import Typed
 from support.vd4rl import LAYOUTS, write_folder
@@ -171,7 +174,7 @@ def part(name: str, numbers: range, skipped: int = 0, edge: int = EDGE, **facts:
         episode(number, 5, edge, ends="truncated", skipped=first)
         for number, first in zip(numbers, firsts, strict=False)
     ]
-    return datasets.write(name, content, origin(edge, **facts))
+    return write(name, content, origin(edge, **facts))
 
 
 def test_joined_datasets_hold_all_episodes_in_order(typed: Typed, root: Path) -> None:
@@ -232,7 +235,7 @@ def test_different_datasets_are_not_joined(key: str, typed: Typed, root: Path) -
     line = refused(typed("join", MEDIUM, EXPERT, "--dataset", BOTH))
     named = "render_size" if key == "frame size" else key
     assert f"datasets that differ in {named} cannot be joined: it is " in line
-    assert datasets.local_names() == [EXPERT, MEDIUM]
+    assert local_names() == [EXPERT, MEDIUM]
 
 
 def test_other_refusals_of_a_join(typed: Typed) -> None:
@@ -251,7 +254,7 @@ def test_other_refusals_of_a_join(typed: Typed) -> None:
     path.write_bytes(content)
     line = refused(typed("join", EXPERT, MEDIUM, "--dataset", BOTH))
     assert f"the dataset {MEDIUM} cannot be read: its files are damaged" in line
-    assert datasets.local_names() == [EXPERT, MEDIUM]
+    assert local_names() == [EXPERT, MEDIUM]
 
 
 def test_actions_of_another_size_are_not_joined(typed: Typed) -> None:
@@ -260,6 +263,6 @@ def test_actions_of_another_size_are_not_joined(typed: Typed) -> None:
     one = Episode(
         np.zeros((4, EDGE, EDGE, 3), np.uint8), calm, calm[:, 0], terminated=False, truncated=True
     )
-    datasets.write(EXPERT, [one], origin(EDGE, action_dim=4))
+    write(EXPERT, [one], origin(EDGE, action_dim=4))
     line = refused(typed("join", MEDIUM, EXPERT, "--dataset", BOTH))
     assert "differ in action_dim cannot be joined: it is 2 in sound/medium-v0, and 4 in" in line

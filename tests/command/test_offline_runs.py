@@ -14,6 +14,7 @@ import curl
 from curl.command import eval as eval_program
 from curl.command import main
 from curl.data import dataset as datasets
+from curl.data.writing import write
 from curl.errors import BAD_INPUT
 from curl.run import logger as logging_of_runs
 from curl.run.folder import RunFolder
@@ -35,7 +36,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     top = tmp_path_factory.mktemp("offline_runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(top / "datasets"))
-        datasets.write(NAME, [played(seed) for seed in range(4)], origin(EDGE, action_dim=1))
+        write(NAME, [played(seed) for seed in range(4)], origin(EDGE, action_dim=1))
         for seed in (1, 2):
             assert train(config(top / "offline" / f"seed_{seed}", dataset=NAME, seed=seed)) == 0
         online = {"loop": "online", "updates": "null", "env_steps": 30, "initial_steps": 5}

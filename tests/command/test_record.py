@@ -19,8 +19,10 @@ from PIL import Image
 from curl.command import dataset as shows
 from curl.command import record
 from curl.data import dataset as datasets
-from curl.data.dataset import episodes_of
+from curl.data.episode import Episode, episodes_of
+from curl.data.layout import local_names
 from curl.data.seeding import Stream, episode_seed
+from curl.data.writing import write
 from curl.run.recording import POLICIES, saved_replay
 from support import faulty
 from support.datasets import episode, origin, train_into_an_episode
@@ -122,7 +124,7 @@ def test_a_signal_ends_a_recording_that_leaves_nothing(
 
 
 def test_a_dataset_is_not_overwritten(made: Path, typed: Typed) -> None:
-    datasets.write(NAME, [episode(0, 3, 8)], origin(8))
+    write(NAME, [episode(0, 3, 8)], origin(8))
     for option in ("--replay", "--policy=mean"):
         code, printed, said = typed("record", made, "--dataset", NAME, option)
         assert (code, printed) == (2, "")
@@ -171,7 +173,7 @@ def test_an_environment_that_hangs_leaves_nothing(
     options = ["--dataset", NAME, "--device", "cpu", "--episodes", 1, "--env-timeout", 1]
     code, printed, said = typed("record", made, *options)
     assert (code, printed, said) == (3, "", f"error: {CAUSE}")
-    assert datasets.local_names() == ([NAME] if recorded else [])
+    assert local_names() == ([NAME] if recorded else [])
     assert not list(root.glob(".*"))
 
 
@@ -224,7 +226,7 @@ def test_a_damaged_run_is_refused(made: Path, typed: Typed, tmp_path: Path, root
 # -- showing ---------------------------------------------------------------------------------------
 
 
-def some_dataset() -> list[datasets.Episode]:
+def some_dataset() -> list[Episode]:
     ends = ["", "terminated", "truncated", "terminated", ""]
     lengths = [4, 9, 2, 20, 5]
     kinds = enumerate(zip(lengths, ends, strict=True))
@@ -233,7 +235,7 @@ def some_dataset() -> list[datasets.Episode]:
 
 def test_a_dataset_is_shown(typed: Typed, root: Path) -> None:
     episodes = some_dataset()
-    datasets.write(NAME, episodes, origin(8))
+    write(NAME, episodes, origin(8))
     code, printed, said = typed("dataset", NAME)
     assert (code, said) == (0, "")
     lines = [line.split() for line in printed.splitlines()]
@@ -253,8 +255,8 @@ def test_a_dataset_is_shown(typed: Typed, root: Path) -> None:
 
 
 def test_a_single_return_and_none_at_all(typed: Typed) -> None:
-    datasets.write(NAME, [episode(0, 3, 8, ends="truncated")], origin(8))
-    datasets.write("other-v0", [episode(0, 3, 8)], origin(8, policy="replay", seed=None))
+    write(NAME, [episode(0, 3, 8, ends="truncated")], origin(8))
+    write("other-v0", [episode(0, 3, 8)], origin(8, policy="replay", seed=None))
     code, printed, _ = typed("dataset", NAME)
     assert code == 0 and "mean return" in printed and "#" in printed
     code, printed, _ = typed("dataset", "other-v0")
@@ -276,7 +278,7 @@ def test_what_is_shown_is_spread_evenly(count: int) -> None:
 
 
 def test_the_contact_sheet_shows_the_frames(typed: Typed, tmp_path: Path) -> None:
-    datasets.write(NAME, some_dataset(), origin(8))
+    write(NAME, some_dataset(), origin(8))
     found = shows.summarised(datasets.read(NAME))
     for number, (label, frames) in enumerate(found.shown):
         assert label.startswith(f"episode {number}\n")
@@ -290,7 +292,7 @@ def test_the_contact_sheet_shows_the_frames(typed: Typed, tmp_path: Path) -> Non
 
 
 def test_a_damaged_dataset_is_refused(typed: Typed, tmp_path: Path) -> None:
-    made = datasets.write(NAME, some_dataset(), origin(8))
+    made = write(NAME, some_dataset(), origin(8))
     data = made.folder / "data" / "main_data.hdf5"
     content = bytearray(data.read_bytes())
     content[-1] ^= 1

@@ -19,8 +19,11 @@ from curl import files
 from curl.data import dataset as datasets
 from curl.data import replay
 from curl.data.batch import FrameStacks
-from curl.data.dataset import Dataset, DatasetError, Episode
+from curl.data.dataset import Dataset
+from curl.data.episode import Episode, episodes_of
+from curl.data.layout import DatasetError, digests, local_names, place, require_free
 from curl.data.replay import ReplayBuffer
+from curl.data.writing import write
 from support.datasets import ACTIONS, assert_same_episodes, episode, origin
 
 EDGE = 8
@@ -44,7 +47,7 @@ def some_episodes(edge: int = EDGE, skipped: int = 0) -> list[Episode]:
 
 @pytest.fixture
 def made() -> Dataset:
-    return datasets.write(NAME, some_episodes(), origin(EDGE))
+    return write(NAME, some_episodes(), origin(EDGE))
 
 
 # -- what goes in comes out ------------------------------------------------------------------------
@@ -62,12 +65,12 @@ def test_frames_that_minari_would_compress_keep_every_pixel() -> None:
     noise = np.random.default_rng(0).integers(256, size=(4, 40, 40, 3), dtype=np.uint8)
     calm = np.zeros((3, ACTIONS), np.float32)
     one = Episode(noise, calm, np.zeros(3, np.float32), terminated=False, truncated=True)
-    (found,) = datasets.write(NAME, [one], origin(40)).episodes()
+    (found,) = write(NAME, [one], origin(40)).episodes()
     assert np.array_equal(found.frames, noise)
 
 
 def test_minari_reads_what_was_written(made: Dataset) -> None:
-    assert list(minari.list_local_datasets()) == [NAME] == datasets.local_names()
+    assert list(minari.list_local_datasets()) == [NAME] == local_names()
     found = minari.load_dataset(NAME)
     assert (found.total_episodes, found.total_steps) == (5, 32)
     for one, other in zip(found, some_episodes(), strict=True):
@@ -87,7 +90,7 @@ def test_datasets_lie_where_minari_has_them(
     monkeypatch.delenv("MINARI_DATASETS_PATH")
     if chosen is not None:
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / chosen))
-    here = datasets.place(NAME)
+    here = place(NAME)
     assert not list(tmp_path.iterdir()), "looking for a dataset makes no folder"
     assert here == get_dataset_path(NAME)
 
@@ -95,7 +98,7 @@ def test_datasets_lie_where_minari_has_them(
 def test_a_relative_place_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", "here")
-    made = datasets.write(NAME, some_episodes(), origin(EDGE))
+    made = write(NAME, some_episodes(), origin(EDGE))
     assert made.folder == tmp_path / "here" / NAME and made.folder.is_dir()
     assert_same_episodes(list(made.episodes()), some_episodes())
 
@@ -151,15 +154,15 @@ def test_a_replay_buffer_survives_the_round_trip(stack: int, capacity: int, last
     lengths, ends = [*LENGTHS[:4], last], ENDS
     source = filled(lengths, ends, capacity, stack)
     facts = origin(EDGE, frame_stack=stack)
-    found = list(datasets.episodes_of(source, over=False))
-    loaded = datasets.write(NAME, found, facts).replay()
+    found = list(episodes_of(source, over=False))
+    loaded = write(NAME, found, facts).replay()
     wanted, held = transitions(source), transitions(loaded)
     assert len(wanted) == len(source) == min(capacity, sum(lengths))
     assert wanted.items() <= held.items()
     history = transitions(filled(lengths, ends, 1000, stack))
     extra = held.keys() - wanted.keys()
     assert len(extra) < stack and all(held[key] == history[key] for key in extra)
-    again = list(datasets.episodes_of(loaded, over=False))
+    again = list(episodes_of(loaded, over=False))
     for one, other in zip(again, found, strict=True):
         assert np.array_equal(one.frames, other.frames)
         assert np.array_equal(one.actions, other.actions)
@@ -172,12 +175,12 @@ def test_ends_are_those_of_the_run() -> None:
     """Episodes that were not terminated were truncated, but the one that was going on."""
     source = filled(LENGTHS, ENDS, 100, 3)
     for over, last in ((False, (False, False)), (True, (False, True))):
-        found = list(datasets.episodes_of(source, over=over))
+        found = list(episodes_of(source, over=over))
         ends = [(one.terminated, one.truncated) for one in found]
         assert ends == [(False, True), (True, False), (True, False), (False, True), last]
         assert all(one.seed is None and not one.skipped for one in found)
         assert [one.whole for one in found] == [True] * 4 + [over]
-    assert list(datasets.episodes_of(filled([], [], 5, 3), over=True)) == []
+    assert list(episodes_of(filled([], [], 5, 3), over=True)) == []
 
 
 @pytest.mark.parametrize("skipped", [0, 5])
@@ -185,7 +188,7 @@ def test_ends_are_those_of_the_run() -> None:
 def test_batches_are_what_the_episodes_say(stack: int, skipped: int) -> None:
     """Stacks and what comes later, also across the ends of episodes, against plain lists."""
     episodes = some_episodes(skipped=skipped)
-    datasets.write(NAME, episodes, origin(EDGE))
+    write(NAME, episodes, origin(EDGE))
     buffer = datasets.read(NAME).replay(frame_stack=stack)
     offsets = (1, 2, 3, 5)
     batch = buffer.sample(3000, torch.Generator().manual_seed(0), offsets)
@@ -238,8 +241,8 @@ def test_a_loaded_buffer_takes_more_transitions(made: Dataset) -> None:
 def test_the_first_episodes_alone_fill_a_buffer(count: int, skipped: int) -> None:
     """It is the buffer of a dataset that has these episodes and no others."""
     episodes = some_episodes(skipped=skipped)
-    made = datasets.write(NAME, episodes, origin(EDGE))
-    fewer = datasets.write("sound/fewer-v0", episodes[:count], origin(EDGE))
+    made = write(NAME, episodes, origin(EDGE))
+    fewer = write("sound/fewer-v0", episodes[:count], origin(EDGE))
     assert_same_episodes(list(made.episodes(count)), episodes[:count])
     buffer, wanted = made.replay(episodes=count), fewer.replay()
     assert transitions(buffer) == transitions(wanted) and buffer.counters() == wanted.counters()
@@ -296,7 +299,7 @@ def assert_same_batches(one: ReplayBuffer, other: ReplayBuffer) -> None:
 @pytest.mark.parametrize("skipped", [0, 5, 37, 100])
 @pytest.mark.parametrize("stack", [1, 3])
 def test_mapped_frames_give_the_same_batches(stack: int, skipped: int, count: int | None) -> None:
-    made = datasets.write(NAME, some_episodes(skipped=skipped), origin(EDGE))
+    made = write(NAME, some_episodes(skipped=skipped), origin(EDGE))
     wanted = made.replay(episodes=count, frame_stack=stack, mapped=False)
     assert not (made.folder / "cache").exists()
     found = made.replay(episodes=count, frame_stack=stack, mapped=True)
@@ -304,7 +307,7 @@ def test_mapped_frames_give_the_same_batches(stack: int, skipped: int, count: in
     assert transitions(found) == transitions(wanted)
     size = (made.transitions + len(made)) * 3 * EDGE**2
     assert (made.folder / "cache" / "frames.uint8").stat().st_size == size
-    again = [list(datasets.episodes_of(each, over=False)) for each in (found, wanted)]
+    again = [list(episodes_of(each, over=False)) for each in (found, wanted)]
     assert_same_episodes(*again)
 
 
@@ -347,7 +350,7 @@ def test_mapped_frames_are_written_once(made: Dataset, caplog: pytest.LogCapture
             datasets.read(NAME).replay(mapped=True, episodes=count)
     assert files_of(made.folder) == before and caplog.text.count("was there already") == 2
     assert_same_batches(datasets.read(NAME).replay(mapped=True), wanted)
-    assert list(minari.list_local_datasets()) == [NAME] == datasets.local_names()
+    assert list(minari.list_local_datasets()) == [NAME] == local_names()
     assert minari.load_dataset(NAME).total_episodes == 5
     assert datasets.read(NAME).size == made.size
 
@@ -447,7 +450,7 @@ def test_a_disk_without_room_for_the_frames_is_refused(
     ],
 )
 def test_what_is_no_name_is_refused(name: str, root: Path) -> None:
-    for use in (datasets.read, datasets.require_free):
+    for use in (datasets.read, require_free):
         with pytest.raises(DatasetError, match="is no name of a dataset: names are like"):
             use(name)
     assert not root.exists()
@@ -461,7 +464,7 @@ def test_a_missing_dataset_is_refused(made: Dataset) -> None:
 def test_a_dataset_is_not_overwritten(made: Dataset, root: Path) -> None:
     before = sorted(root.rglob("*"))
     with pytest.raises(DatasetError, match="the dataset sound/test-v0 exists already"):
-        datasets.write(NAME, [], origin(EDGE))
+        write(NAME, [], origin(EDGE))
     assert sorted(root.rglob("*")) == before
 
 
@@ -472,7 +475,7 @@ def test_a_recording_that_fails_leaves_nothing(root: Path, error: Any) -> None:
         raise error
 
     with pytest.raises(error if isinstance(error, type) else type(error)):
-        datasets.write(NAME, failing(), origin(EDGE))
+        write(NAME, failing(), origin(EDGE))
     assert not list(root.rglob("*"))
 
 
@@ -485,7 +488,7 @@ def test_a_recording_that_fails_leaves_nothing(root: Path, error: Any) -> None:
 )
 def test_what_cannot_be_written_is_refused(episodes: Any, said: str, root: Path) -> None:
     with pytest.raises(ValueError, match=said):
-        datasets.write(NAME, episodes, origin(EDGE))
+        write(NAME, episodes, origin(EDGE))
     assert not list(root.rglob("*"))
 
 
@@ -542,7 +545,7 @@ def content(change: Callable[[Any], Any], *, known: bool = True) -> Callable[[Pa
         with h5py.File(data / "main_data.hdf5", "a") as file:
             change(file)
         if known:
-            metadata(lambda m: m["curl"].update(files=datasets.digests(data)))(data)
+            metadata(lambda m: m["curl"].update(files=digests(data)))(data)
 
     return damage
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from curl.data import vd4rl
-from curl.data.dataset import DatasetError, Episode
+from curl.data.episode import Episode
+from curl.data.layout import DatasetError
 from support.datasets import assert_same_episodes
 from support.vd4rl import LAYOUTS, write_folder, write_hdf5, write_npz
 

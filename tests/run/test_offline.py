@@ -12,9 +12,10 @@ import torch
 import curl
 from curl.agents.drqv2 import DrQV2
 from curl.agents.sac import SAC
-from curl.data import dataset as datasets
 from curl.data.batch import Batch, Metrics
+from curl.data.episode import Origin
 from curl.data.seeding import Stream, episode_seed
+from curl.data.writing import write
 from curl.run import inputs
 from curl.run.build import checked
 from curl.run.folder import RunFolder, read_config
@@ -35,11 +36,11 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A dataset of random actions."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("datasets")))
-        datasets.write(NAME, [played(seed) for seed in range(EPISODES)], origin())
+        write(NAME, [played(seed) for seed in range(EPISODES)], origin())
         yield
 
 
-def origin(**changes: Any) -> datasets.Origin:
+def origin(**changes: Any) -> Origin:
     from support.datasets import origin as facts
 
     return facts(EDGE, action_dim=1, **changes)
@@ -140,7 +141,7 @@ def test_a_run_does_not_go_on_with_another_dataset_of_the_same_name(
 ) -> None:
     assert train(config(tmp_path / "run")) == 0
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "others"))
-    datasets.write(NAME, [played(seed) for seed in range(9, 9 + EPISODES)], origin())
+    write(NAME, [played(seed) for seed in range(9, 9 + EPISODES)], origin())
     with pytest.raises(ValueError, match="the dataset is not the one"):
         train(config(tmp_path / "run", updates=20))
 

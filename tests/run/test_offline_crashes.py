@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from curl.agents.bc import BC
-from curl.data import dataset as datasets
+from curl.data.writing import write
 from curl.run.checkpoint import Checkpoints
 from curl.run.folder import RunFolder
 from curl.run.start import train
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     top = tmp_path_factory.mktemp("crashes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(top / "datasets"))
-        datasets.write(NAME, [played(seed) for seed in range(4)], origin(EDGE, action_dim=1))
+        write(NAME, [played(seed) for seed in range(4)], origin(EDGE, action_dim=1))
         yield top
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from curl.data import dataset as datasets
+from curl.data.dataset import Dataset
 from curl.data.environment import make_env, state_of
+from curl.data.writing import write
 from curl.run import probes
 from curl.run.guard import Watchdog
 from curl.run.probes import DISCOUNT, Probes, recorded, returns_to_go
@@ -40,12 +41,12 @@ class Blind:
 
 
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> datasets.Dataset:
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
-    return datasets.write(NAME, [played(s) for s in range(EPISODES)], origin(EDGE, action_dim=1))
+    return write(NAME, [played(s) for s in range(EPISODES)], origin(EDGE, action_dim=1))
 
 
-def measured(made: datasets.Dataset, agent: Any, episodes: int | None = None) -> dict[str, float]:
+def measured(made: Dataset, agent: Any, episodes: int | None = None) -> dict[str, float]:
     found = Probes(
         replay=made.replay(episodes=episodes),
         dataset=made,
@@ -56,7 +57,7 @@ def measured(made: datasets.Dataset, agent: Any, episodes: int | None = None) ->
     return found(agent, Watchdog(timeout=30, on_hang=lambda cause: None))
 
 
-def test_what_features_show_is_found(made: datasets.Dataset) -> None:
+def test_what_features_show_is_found(made: Dataset) -> None:
     """The state is a position that frames show. The reward, 1 - |position|, is not linear in it."""
     seen, unseen = measured(made, Seeing()), measured(made, Blind())
     assert seen.keys() == unseen.keys() == {"reward_r2", "return_to_go_r2", "state_r2"}
@@ -64,12 +65,12 @@ def test_what_features_show_is_found(made: datasets.Dataset) -> None:
     assert max(unseen.values()) < 0.2
 
 
-def test_too_few_episodes_have_no_probes(made: datasets.Dataset) -> None:
+def test_too_few_episodes_have_no_probes(made: Dataset) -> None:
     assert measured(made, Seeing(), episodes=5) == {}
 
 
 def test_a_run_of_too_few_episodes_says_so(
-    made: datasets.Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    made: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("WARNING", "curl"):
         assert train(config(tmp_path, dataset=NAME, dataset_episodes=5, probes=True)) == 0
@@ -78,7 +79,7 @@ def test_a_run_of_too_few_episodes_says_so(
 
 
 def test_examples_are_the_transitions_of_whole_episodes(
-    made: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
+    made: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probes, "TRANSITIONS", 7 * STEPS)
     replay = made.replay()
@@ -132,7 +133,7 @@ def test_the_state_that_an_environment_observes(env_id: str, size: int | None) -
 
 
 def test_probes_are_rows_of_the_metrics_and_change_nothing(
-    made: datasets.Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with_probes, without = tmp_path / "with", tmp_path / "without"
     assert train(config(with_probes, dataset=NAME, probes=True)) == 0
@@ -147,7 +148,7 @@ def test_probes_are_rows_of_the_metrics_and_change_nothing(
 
 
 def test_a_failing_probe_is_a_warning(
-    made: datasets.Dataset,
+    made: Dataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -161,7 +162,7 @@ def test_a_failing_probe_is_a_warning(
     assert "the probes at 0 updates failed: ArithmeticError: singular" in caplog.text
 
 
-def test_probes_belong_to_the_offline_loop(made: datasets.Dataset, tmp_path: Path) -> None:
+def test_probes_belong_to_the_offline_loop(made: Dataset, tmp_path: Path) -> None:
     online = {"loop": "online", "updates": "null", "dataset": "null", "env_steps": 30}
     with pytest.raises(ValueError, match="probes=true has no meaning with loop=online"):
         train(config(tmp_path / "run", **online, probes=True))

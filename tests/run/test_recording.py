@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import curl
-from curl.data.dataset import episodes_of
+from curl.data.episode import episodes_of
 from curl.data.seeding import Stream, episode_seed
 from curl.run import recording
 from curl.run.checkpoint import CheckpointError, read_state, save_file, sha256

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from curl.data.dataset import Episode, Origin
+from curl.data.episode import Episode, Origin
 from support.faulty_runs import run as train
 
 ACTIONS = 2

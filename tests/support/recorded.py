@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from curl.data.dataset import Episode
+from curl.data.episode import Episode
 from support.faulty import Sound
 
 STEPS = 20

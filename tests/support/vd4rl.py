@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from curl.data.dataset import Episode
+from curl.data.episode import Episode
 
 LAYOUTS = (".npz", ".hdf5")
 
