@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import math
 from collections.abc import Iterable
 
@@ -52,3 +53,17 @@ def flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be true or false, got {value!r}")
     return value
+
+
+def needs_extra(what: str, extra: str, *modules: str) -> None:
+    """Refuse `what` if a module that the extra installs is not there; nothing is imported."""
+    if not all(map(_installed, modules)):
+        command = f"pip install -e '.[{extra}]' -c constraints.txt"
+        raise ValueError(f"{what} needs an extra: {command}")
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it belongs to
+        return False

@@ -116,6 +116,11 @@ class Logger(Settings):
         "how wandb is used", resumable=True
     )
     project: Text = knob("wandb project", resumable=True)
+    tensorboard: bool = knob(
+        "whether the run folder gets a file of events for TensorBoard",
+        resumable=True,
+        default=False,
+    )
 
 
 class Scene(Settings):

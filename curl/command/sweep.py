@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import itertools
 import os
 import re
@@ -32,6 +31,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from curl.checks import needs_extra
 from curl.command.overrides import RunFailedError, explained, sweep_began
 from curl.errors import exits_with_one_line, refuse
 from curl.hardware.device import OpenGLError
@@ -58,17 +58,10 @@ def fail_on_missing_extra(arguments: Sequence[str]) -> None:
     for argument in arguments:
         name = argument.removeprefix("hydra/launcher=")
         if name in EXTRAS and name != argument:
-            extra, *modules = EXTRAS[name]
-            if not all(map(_installed, modules)):
-                command = f"pip install -e '.[{extra}]' -c constraints.txt"
-                sys.exit(refuse(f"{argument} needs an extra: {command}"))
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
+            try:
+                needs_extra(argument, *EXTRAS[name])
+            except ValueError as error:
+                sys.exit(refuse(str(error)))
 
 
 # -- before the first run --------------------------------------------------------------------------

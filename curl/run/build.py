@@ -18,7 +18,7 @@ from torch import Tensor
 
 from curl import agents, augmentations, objectives, schema, shifts
 from curl.agents.base import Agent
-from curl.checks import integer
+from curl.checks import integer, needs_extra
 from curl.data.batch import FrameStacks
 from curl.hardware.device import choose_device, choose_precision, find_opengl
 from curl.schema import SettingsError
@@ -106,6 +106,9 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     config = schema.checked(config)
     require_loop(config)
     shifts.make(config["shift"])
+    if config["logger"]["tensorboard"]:
+        with _refusing("logger.tensorboard=true"):
+            needs_extra("logger.tensorboard=true", "tensorboard", "tensorboard")
     parts = {name: config[name] for name in PARTS}
     _require_parts(json.dumps(parts, sort_keys=True, default=str))
     return config

@@ -10,6 +10,7 @@
     shifts/           of eval.py --shift: <position>-seed<seed>.json with the returns on each look,
                       .png with frames of all, a folder of that name with <look>.png and <look>.mp4
     wandb_id          the id of the run at wandb
+    events.out.tfevents.*  what TensorBoard reads, see curl/run/tensorboard.py
     output.txt        what a run of a sweep printed
     commits.txt       the versions of the code that benchmarks.dmc trained the run with
 
@@ -47,6 +48,7 @@ FAILURE = "failure.txt"
 EVALUATION = "evaluation.json"
 SHIFTS = "shifts"
 WANDB_ID = "wandb_id"
+EVENTS = "events.out.tfevents.{start}"  # TensorBoard looks for the middle of it
 OUTPUT = "output.txt"
 COMMITS = "commits.txt"
 
@@ -116,6 +118,14 @@ class RunFolder:
     @property
     def wandb_id(self) -> Path:
         return self.path / WANDB_ID
+
+    def events(self) -> list[Path]:
+        """The files of events for TensorBoard that are there, oldest first."""
+        return sorted(self.path.glob(EVENTS.format(start="*")))
+
+    def new_events(self, start: str) -> Path:
+        """The file of events of one start of the run; `start` tells it apart from the others."""
+        return self.path / EVENTS.format(start=start)
 
     @property
     def output(self) -> Path:

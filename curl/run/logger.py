@@ -1,4 +1,4 @@
-"""The logger writes metrics as JSON lines to the disk, and shows them on the console and in wandb.
+"""The logger writes metrics as JSON lines to the disk, and shows them on the console and elsewhere.
 
 `metrics.jsonl` holds one object per line with `kind`, the counts of the run's clock (`env_steps`,
 `agent_steps`, `updates`), `wall_time` (seconds trained, over all resumptions), and by kind:
@@ -9,8 +9,7 @@
 
 Rows of older versions lack `updates`.
 
-An offline wandb run cannot be resumed: each start of a run leaves a file of its own. A resumed run
-therefore writes all earlier rows into the new file first, so that each of them is whole.
+Rows also go to the mirrors of the run, see curl/run/mirror.py.
 """
 
 from __future__ import annotations
@@ -19,11 +18,9 @@ import contextlib
 import json
 import logging
 import math
-import netrc
 import os
 import time
-import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +30,16 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from curl.checks import choice
-from curl.run.clock import AGENT_STEPS, AXES, ENV_STEPS, UPDATES, Clock, words
+from curl.run.clock import ENV_STEPS, Clock, words
 from curl.run.folder import RunFolder
+from curl.run.mirror import NOT_METRICS, Mirror, Row
+from curl.run.tensorboard import TensorBoard
+from curl.run.wandb import start_wandb
 from curl.summary import sample_std
 from curl.tables import Terminal
 
 log = logging.getLogger("curl")
 
-# Seconds that wandb gets to begin and to upload the rest; without a network it would wait for ever.
-PATIENCE = {"WANDB_INIT_TIMEOUT": "30", "WANDB_FINISH_TIMEOUT": "60"}
-NOT_METRICS = ("kind", *AXES, "wall_time")  # of a row
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # of a bad line
 
 
@@ -53,7 +50,8 @@ class Logger:
         folder: of the run.
         wandb: auto, online, offline or disabled.
         project: wandb project.
-        config: plain values, kept with the wandb run.
+        tensorboard: whether a file of events for TensorBoard is written.
+        config: plain values, kept with the wandb run and in the file of events.
         axis: the count of the clock that the run is measured in.
         budget: position on the axis at which the run ends.
         console: where lines are printed; None: the terminal.
@@ -65,6 +63,7 @@ class Logger:
         folder: Path,
         wandb: str = "auto",
         project: str = "curl",
+        tensorboard: bool = False,
         config: Mapping[str, Any] | None = None,
         axis: str = ENV_STEPS,
         budget: int,
@@ -77,8 +76,15 @@ class Logger:
         folder.mkdir(parents=True, exist_ok=True)
         self.console = console or Terminal()
         self.started, self.wall_before = time.monotonic(), 0.0
-        self._offline = False
-        self._wandb = self._start_wandb(wandb, project, config or {})
+        self.mirrors: list[Mirror] = []
+        place: dict[str, Any] = {"config": config or {}, "folder": self.folder, "axis": axis}
+        if (mirror := start_wandb(wandb, project=project, **place)) is not None:
+            self.mirrors.append(mirror)
+        if tensorboard:
+            try:
+                self.mirrors.append(TensorBoard(**place))
+            except Exception as error:
+                log.warning("TensorBoard cannot be used: %s", error)
         columns = ("{task.description}", BarColumn(), TaskProgressColumn(), "{task.fields[status]}")
         parts = [TextColumn(c) if isinstance(c, str) else c for c in columns]
         self.progress = Progress(*parts, "ETA", TimeRemainingColumn(), console=self.console)
@@ -105,23 +111,22 @@ class Logger:
                 later ones go as well.
         """
         self.wall_before, self.started = wall_time, time.monotonic()
-        if not self.path.exists():
-            return
-        kept = []
-        for line in self.path.read_text(errors="replace").splitlines():
+        kept: list[str] = []
+        if self.path.exists():
+            last = position if last_evaluation is None else min(position, last_evaluation)
+            for line in self.path.read_text(errors="replace").splitlines():
+                with contextlib.suppress(*MALFORMED):
+                    row = json.loads(line)
+                    if row[self.axis] <= (last if row.get("kind") == "evaluation" else position):
+                        kept.append(line + "\n")
+            aside = self.path.with_suffix(".aside")
+            aside.write_text("".join(kept))
+            aside.replace(self.path)
+        earlier: list[Row] = []
+        for line in kept if self.mirrors else ():
             with contextlib.suppress(*MALFORMED):
-                row = json.loads(line)
-                last = position
-                if last_evaluation is not None and row.get("kind") == "evaluation":
-                    last = min(position, last_evaluation)
-                if row[self.axis] <= last:
-                    kept.append(line + "\n")
-        aside = self.path.with_suffix(".aside")
-        aside.write_text("".join(kept))
-        aside.replace(self.path)
-        for line in kept if self._offline else ():
-            with contextlib.suppress(*MALFORMED):
-                self._mirror(json.loads(line))
+                earlier.append(self._row(json.loads(line)))
+        self._tell(lambda mirror: mirror.resume(earlier))
 
     def write(self, kind: str, clock: Clock, values: Mapping[str, Any]) -> None:
         """Append one row. A disk that refuses it is reported once, and training goes on.
@@ -140,48 +145,28 @@ class Logger:
             if not self._paused:
                 log.warning("metrics cannot be written (%s); training continues", error)
             self._paused = True
-        self._mirror(row)
+        self._tell(lambda mirror: mirror.write(self._row(row)))
 
-    def _mirror(self, row: Mapping[str, Any]) -> None:
-        """Give a row to wandb, with the video of an evaluation where there is one.
+    def _row(self, row: Mapping[str, Any]) -> Row:
+        """A row for mirrors, with the video of an evaluation where there is one."""
+        video = self.video_path(row[self.axis]) if row["kind"] == "evaluation" else None
+        return Row.of(row, video if video is not None and video.exists() else None)
 
-        Rows of one agent step (of one update, where those are the axis) become one of wandb's,
-        whose steps only rise. Online, wandb passes over the rows that it got before the run was
-        killed and gets again after it was resumed.
-        """
-        if self._wandb is None:
-            return
-        kind, step = row["kind"], UPDATES if self.axis == UPDATES else AGENT_STEPS
-        values = {
-            f"{kind}/{name}": value
-            for name, value in row.items()
-            if name not in NOT_METRICS and isinstance(value, (int, float))
-        }
-        if kind == "evaluation" and (video := self._wandb_video(row[self.axis])) is not None:
-            values["evaluation/video"] = video
-        try:
-            counts = {name: row[name] for name in AXES if name in row and name != step}
-            self._wandb.log({**values, **counts}, step=row[step])
-        except Exception as error:
-            log.warning("wandb failed, metrics go to %s only: %s", self.path, error)
-            self._wandb = None
+    def _tell(self, what: Callable[[Mirror], None]) -> None:
+        """Tell every mirror something. One that fails is reported, and told nothing more."""
+        for mirror in list(self.mirrors):
+            try:
+                what(mirror)
+            except Exception as error:
+                log.warning(
+                    "%s failed, and gets no more metrics; %s does: %s",
+                    *(mirror.name, self.path, error),
+                )
+                self.mirrors.remove(mirror)
 
     def video_path(self, position: int) -> Path:
         """Where the video of the evaluation at a position belongs."""
         return self.folder.video(position)
-
-    def _wandb_video(self, position: int) -> Any:
-        """The video of an evaluation as wandb takes it; None if there is none."""
-        path = self.video_path(position)
-        if not path.exists():
-            return None
-        try:
-            import wandb
-
-            return wandb.Video(str(path))  # of a file: it needs no encoder
-        except Exception as error:
-            log.warning("wandb could not store the video %s: %s", path, error)
-            return None
 
     def _append(self, line: str) -> None:
         """Write a whole line or none: what a full disk cut off is taken back."""
@@ -226,56 +211,7 @@ class Logger:
 
     def close(self) -> None:
         self.progress.stop()
-        if self._wandb is None:
-            return
-        try:
-            self._wandb.finish()
-        except Exception as error:
-            folder = Path(self._wandb.dir).parent
-            log.warning("wandb: %s; `wandb sync %s` uploads the rest", error, folder)
-
-    def _start_wandb(self, mode: str, project: str, config: Mapping[str, Any]) -> Any:
-        mode = os.environ.get("WANDB_MODE", mode) if mode == "auto" else mode
-        if mode == "disabled":
-            return None
-        os.environ.setdefault("WANDB_SILENT", "true")
-        os.environ.setdefault("WANDB_FINISH_TIMEOUT_RAISES", "true")
-        for variable, seconds in PATIENCE.items():
-            os.environ.setdefault(variable, seconds)
-        import wandb
-
-        if mode == "auto":
-            mode = "online" if _logged_in() else "offline"
-        marker = self.folder.wandb_id
-        if not marker.exists():
-            marker.write_text(uuid.uuid4().hex[:8])
-        for attempt in dict.fromkeys((mode, "offline")):
-            try:
-                self._offline = attempt == "offline"
-                return wandb.init(
-                    project=project,
-                    id=marker.read_text().strip(),
-                    name="/".join(self.folder.path.parts[-3:]),
-                    dir=str(self.folder.path),
-                    config=dict(config),
-                    mode=attempt,  # pyright: ignore[reportArgumentType]
-                    resume="allow" if attempt == "online" else None,
-                )
-            except Exception as error:
-                reason = (str(error).splitlines() or [repr(error)])[0]
-                log.warning("wandb cannot be used %s: %s", attempt, reason)
-                wandb.teardown()  # it holds on to the run's id
-        return None
-
-
-def _logged_in() -> bool:
-    """Whether wandb has a key: in the environment or from `wandb login`, which writes ~/.netrc."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+        self._tell(lambda mirror: mirror.close())
 
 
 def _plain(value: Any) -> Any:

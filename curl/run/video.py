@@ -1,9 +1,15 @@
-"""Videos of episodes: an H.264 MP4, encoded frame by frame, written aside and then renamed."""
+"""Videos of episodes: an H.264 MP4, encoded frame by frame, written aside and then renamed.
+
+A GIF is made of one for what plays no MP4.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
+import itertools
 import logging
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +19,8 @@ from typing import Any
 import numpy as np
 
 log = logging.getLogger("curl")
+
+GIF_RATE = 10  # frames per second at most: a GIF is large, and browsers slow down fast ones
 
 
 class Film:
@@ -75,3 +83,33 @@ class Film:
             if not self._failed:
                 log.warning("the video %s could not be written: %s", self.path, error)
             self._failed = True
+
+
+def animated_gif(path: Path) -> tuple[bytes, tuple[int, int]]:
+    """An MP4 as an animated GIF that plays at true speed, and its height and width in pixels.
+
+    It shows at most GIF_RATE frames per second, in 256 colours that all of them share.
+
+    Raises:
+        OSError, ValueError: the file cannot be read, or holds no frame.
+    """
+    import av
+    from PIL import Image
+
+    with av.open(str(path)) as container:
+        rate = container.streams.video[0].average_rate or Fraction(GIF_RATE)
+        every = max(1, math.ceil(rate / GIF_RATE))
+        decoded = enumerate(container.decode(video=0))
+        frames = [frame.to_image() for number, frame in decoded if number % every == 0]
+    if not frames:
+        raise ValueError("it holds no frame")
+    # Pixels of every frame, enough to choose the colours by.
+    sampled = [np.asarray(frame.resize((32, 32), Image.Resampling.NEAREST)) for frame in frames]
+    palette = Image.fromarray(np.concatenate(sampled)).quantize(256)
+    first, *rest = (frame.quantize(palette=palette, dither=0) for frame in frames)
+    # A GIF counts hundredths of a second: the sum is kept exact, not each of them.
+    ends = [round(100 * every * (n + 1) / rate) for n in range(len(frames))]
+    durations = [10 * (end - begin) for begin, end in itertools.pairwise([0, *ends])]
+    file = io.BytesIO()
+    first.save(file, "GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+    return file.getvalue(), (first.height, first.width)

@@ -120,6 +120,15 @@ def test_a_bad_sweep_is_refused_before_its_first_run(
     assert_refused(typed, tmp_path, "-m", *arguments, reason=reason)
 
 
+@pytest.mark.parametrize("arguments", [[], ["-m", "seed=1,2"]])
+def test_tensorboard_without_its_package_is_refused(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # it cannot be found
+    refusal = "logger.tensorboard=true needs an extra: pip install -e '.[tensorboard]' -c "
+    assert_refused(typed, tmp_path, *arguments, "logger.tensorboard=true", reason=refusal)
+
+
 def test_on_a_cluster_the_machine_of_the_sweep_does_not_matter(
     typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

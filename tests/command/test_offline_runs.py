@@ -19,6 +19,7 @@ from curl.errors import BAD_INPUT
 from curl.run import logger as logging_of_runs
 from curl.run.folder import RunFolder
 from curl.run.start import train
+from curl.run.wandb import Wandb
 from support.datasets import origin
 from support.faulty import EDGE, Sound
 from support.offline import config
@@ -141,11 +142,10 @@ def test_the_rows_that_wandb_gets_of_an_offline_run_rise(
         def finish(self) -> None:
             """Nothing is left to do."""
 
-    def start(logger: Any, *arguments: Any) -> Noted:
-        logger._offline = True
-        return Noted()
+    def start(mode: str, *, axis: str, **others: Any) -> Wandb:
+        return Wandb(Noted(), offline=True, axis=axis)
 
-    monkeypatch.setattr(logging_of_runs.Logger, "_start_wandb", start)
+    monkeypatch.setattr(logging_of_runs, "start_wandb", start)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(runs / "datasets"))
     for updates in (8, 12):
         given.clear()

@@ -93,8 +93,14 @@ def test_hydra_and_omegaconf_stay_in_the_commands() -> None:
         assert all(name.startswith("curl/command/") for name in using), using
 
 
-def test_wandb_stays_in_the_logger() -> None:
-    assert users("wandb", SOURCES + PROGRAMS) == {"curl/run/logger.py"}
+@pytest.mark.parametrize("mirror", ["wandb", "tensorboard"])
+def test_a_mirror_of_the_metrics_stays_in_its_file(mirror: str) -> None:
+    """Only the logger knows that there are mirrors."""
+    assert users(mirror, SOURCES + PROGRAMS) == {f"curl/run/{mirror}.py"}
+    dotted = f"curl.run.{mirror}"
+    assert {name_of(path) for path in SOURCES + PROGRAMS if dotted in imports(path)} == {
+        "curl/run/logger.py"
+    }
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
@@ -110,7 +116,16 @@ def test_training_starts_without_the_packages_that_only_some_runs_use() -> None:
     modules = [name for name in dotted if not name.startswith(aside) and "__" not in name]
     assert "curl.command.train" in modules
     modules += ["curl.study.status"]
-    optional = ("av", "wandb", "matplotlib", "minari", "h5py", "hydra_plugins", "ray")
+    optional = (
+        "av",
+        "wandb",
+        "tensorboard",
+        "matplotlib",
+        "minari",
+        "h5py",
+        "hydra_plugins",
+        "ray",
+    )
     program = f"""
 import sys
 import {", ".join(modules)}

@@ -132,3 +132,22 @@ def test_every_place_names_the_same_versions() -> None:
         text = (ROOT / name).read_text()
         assert "Python 3.11 or 3.12" in text, name
         assert not re.search(r"3\.11 or newer|>= ?3\.11(?!,)", text), name
+
+
+def requirements(extra: str) -> dict[str, str]:
+    """The packages of an extra -> what is required of each."""
+    named = PROJECT["optional-dependencies"][extra]
+    return {re.split(r"[\[<>=!~;, ]", line)[0]: line for line in named}
+
+
+@pytest.mark.parametrize("extra", ["tensorboard"])
+def test_what_make_installs_lets_the_tests_of_an_extra_run(extra: str) -> None:
+    """The tests of the other extras are skipped there: they need more than a small package."""
+    assert requirements(extra).keys() <= requirements("dev").keys()
+
+
+def test_constraints_name_every_package_that_an_extra_names() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.split("==")[0] for line in lines if not line.startswith("#")}
+    named = {name for extra in PROJECT["optional-dependencies"] for name in requirements(extra)}
+    assert named <= pinned, sorted(named - pinned)

@@ -20,8 +20,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from curl.run.clock import Clock
+from curl.run.clock import ENV_STEPS, Clock
 from curl.run.logger import Logger
+from curl.run.wandb import Wandb
 from support.paths import ROOT
 
 
@@ -242,7 +243,7 @@ def test_a_wandb_that_cannot_upload_is_said_with_the_remedy(
     logger: Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "curl")
-    logger._wandb = Stuck()
+    logger.mirrors = [Wandb(Stuck(), offline=False, axis=ENV_STEPS)]
     logger.close()
     assert "Timed out finishing run.; `wandb sync /run/wandb/run-7` uploads the rest" in caplog.text
 
@@ -251,7 +252,8 @@ def test_a_wandb_that_fails_does_not_stop_training(
     logger: Logger, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "curl")
-    logger._wandb = stuck = Stuck()
+    stuck = Stuck()
+    logger.mirrors = [Wandb(stuck, offline=False, axis=ENV_STEPS)]
     logger.write("train", at(100, 50), {"loss": 1.0})
     logger.write("train", at(200, 100), {"loss": 1.0})
     assert stuck.logged == 1 and caplog.text.count("wandb failed") == 1

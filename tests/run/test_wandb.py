@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from curl.run.clock import Clock
+from curl.run.clock import ENV_STEPS, Clock
 from curl.run.logger import Logger
 from curl.run.video import Film
+from curl.run.wandb import Wandb
 from support.paths import ROOT
 
 
@@ -61,7 +62,7 @@ def test_a_resumed_run_gives_its_earlier_rows_to_an_offline_run_only(
         clock = Clock("env_steps", steps, steps // 2)
         logger.write("evaluation", clock, {"return_mean": 1.0, "returns": [1.0]})
     again, noted = make_logger(tmp_path), Noted()
-    again._wandb, again._offline = noted, offline
+    again.mirrors = [Wandb(noted, offline=offline, axis=ENV_STEPS)]
     again.resume(position=200, wall_time=1.0)
     again.write("train", Clock("env_steps", 250, 125, 9), {"loss": 1.0})
     again.close()
@@ -78,7 +79,8 @@ def test_a_video_that_wandb_refuses_costs_nothing_else(
     logger: Logger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "curl")
-    logger._wandb = noted = Noted()
+    noted = Noted()
+    logger.mirrors = [mirror := Wandb(noted, offline=False, axis=ENV_STEPS)]
     logger.video_path(100).parent.mkdir()
     logger.video_path(100).write_bytes(b"MP4")
     monkeypatch.setitem(sys.modules, "wandb", None)  # importing it fails
@@ -88,7 +90,7 @@ def test_a_video_that_wandb_refuses_costs_nothing_else(
         ["env_steps", "evaluation/return_mean", "evaluation/return_std", "updates"]
     ] * 2
     assert caplog.text.count("wandb could not store the video") == 1
-    assert logger._wandb is noted
+    assert logger.mirrors == [mirror]
 
 
 OFFLINE = """
