@@ -1,11 +1,13 @@
-"""Files: their checksums, room for them on a disk, and JSON that is whole or absent."""
+"""Files: their checksums, room for them on a disk; JSON and folders that are whole or absent."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,4 +44,33 @@ def write_json(path: Path, content: Any) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+        raise
+
+
+def require_new(folder: Path) -> None:
+    """`ValueError` unless a folder can be made there: nothing has the name, or it is empty."""
+    if folder.is_dir():
+        if any(folder.iterdir()):
+            raise ValueError(f"{folder} is not empty; name a new folder")
+    elif folder.exists() or folder.is_symlink():
+        raise ValueError(f"{folder} exists and is no folder; name a new one")
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Fill the folder that this yields: it becomes `folder`, unless anything is raised.
+
+    Raises:
+        ValueError: `folder` is not new. OSError: its parent cannot be written.
+    """
+    require_new(folder)
+    parent = folder.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    aside = parent / f".{folder.absolute().name}.{os.getpid()}.aside"
+    aside.mkdir()
+    try:
+        yield aside
+        aside.replace(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
         raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from curl.augmentations.base import Augmentation, samples
 from curl.checks import integer
@@ -30,8 +31,9 @@ class Translate(Augmentation):
         return self._place(obs, top, left), self._place(next_obs, top, left)
 
     def evaluate(self, stacks: FrameStacks) -> Tensor:
-        corner = torch.full((len(stacks),), self._free(stacks) // 2, device=stacks.device)
-        return self._place(stacks, corner, corner)
+        free = self._free(stacks)
+        before, after = free // 2, free - free // 2
+        return F.pad(stacks.whole(), (before, after, before, after))  # an exported policy can pad
 
     def _corners(self, stacks: FrameStacks, generator: torch.Generator) -> Tensor:
         """int64 [2, B]: the first row and column of each frame on its canvas."""

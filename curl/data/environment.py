@@ -157,6 +157,36 @@ def state_of(env: gym.Env[Any, Any]) -> np.ndarray | None:
     return state if 0 < state.size <= LARGEST_STATE else None
 
 
+def own_actions(env: gym.Env[Any, Any]) -> gym.spaces.Box:
+    """The action space of the environment itself, in its own shape and bounds."""
+    return env.get_wrapper_attr("own_actions")
+
+
+def taken_action(env: gym.Env[Any, Any]) -> np.ndarray:
+    """What the environment itself was given last, in its own shape and bounds."""
+    return env.get_wrapper_attr("taken")
+
+
+def constructor(env: gym.Env[Any, Any], task: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes such an environment in a program that has Gymnasium and not this package.
+
+    Args:
+        env: of `make_env`.
+        task: the settings that it was made with: `env_id`, `kwargs` and `max_episode_steps`.
+
+    Returns:
+        `id` and `kwargs` of `gym.make(id, render_mode="rgb_array", **kwargs)`. What `render()` then
+        draws is what `env` shows, but for its shifts, and for MuJoCo's shadows and reflections if
+        they were simplified. Where it is not of the wanted size, it needs area-resampling.
+    """
+    name, given = task["env_id"], dict(task.get("kwargs") or {})
+    if isinstance(env.unwrapped, DmControlCompatibilityV0) and ":" not in name:
+        name = f"shimmy:{name}"  # which registers it
+    if (limit := task.get("max_episode_steps")) is not None:
+        given["max_episode_steps"] = limit
+    return {"id": name, "kwargs": given | env.get_wrapper_attr("scene").arguments()}
+
+
 def frames_per_second(env: gym.Env[Any, Any], action_repeat: int) -> Fraction:
     """Agent steps per second of simulated time, for videos that play at true speed."""
     control = getattr(env.unwrapped, "dt", None)  # Shimmy and MuJoCo: seconds per control step
@@ -173,13 +203,20 @@ def display_frame(env: gym.Env[Any, Any]) -> np.ndarray:
 
 
 class PlainResults(gym.Wrapper[Any, Any, Any, Any]):
-    """Rewards are Python floats, and `info` has no statistics that ours would collide with."""
+    """Rewards are Python floats, and `info` has no statistics that ours would collide with.
+
+    Attributes:
+        own_actions: the action space of what `gym.make` returned.
+        taken: the action that it was given last; None before the first one.
+    """
 
     def __init__(self, env: gym.Env[Any, Any], name: str) -> None:
         super().__init__(env)
-        self.name = name
+        self.name, self.own_actions = name, env.action_space
+        self.taken: np.ndarray | None = None
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.taken = action
         observation, reward, terminated, truncated, info = self.env.step(action)
         if np.size(reward) != 1:  # pyright: ignore[reportArgumentType]
             raise ValueError(f"{self.name} returned the reward {reward!r}, which is not one number")

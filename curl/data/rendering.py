@@ -161,6 +161,10 @@ class Scene(Protocol):
     def draw(self, size: int) -> Any:
         """A frame of about `size` x `size` pixels, as the environment gives it."""
 
+    def arguments(self) -> dict[str, Any]:
+        """What the environment's constructor must be given for `render()` to draw such frames."""
+        raise NotImplementedError
+
     def nothing_to_see(self, name: str, pixels: np.ndarray) -> None:
         """Warn of or refuse a first frame of one colour."""
 
@@ -188,6 +192,9 @@ class OtherScene:
 
     def draw(self, size: int) -> Any:
         return self.env.render()
+
+    def arguments(self) -> dict[str, Any]:
+        return {}
 
     def nothing_to_see(self, name: str, pixels: np.ndarray) -> None:
         if multiprocessing.parent_process() is None:  # once, not in each evaluation process
@@ -343,6 +350,9 @@ class DmControlScene(MujocoScene):
         self._make_current()
         return self.env.render() if size == self.bare.render_kwargs["width"] else self._view(size)
 
+    def arguments(self) -> dict[str, Any]:
+        return {"render_kwargs": dict(self.bare.render_kwargs)}
+
     def _view(self, size: int) -> Any:
         """What `physics.render` gives, without a new camera and scene for each frame."""
         keywords, physics = self.bare.render_kwargs, self.bare.physics
@@ -423,6 +433,11 @@ class GymnasiumMujocoScene(MujocoScene):
         viewer.make_context_current()
         viewer.viewport.width = viewer.viewport.height = size
         return self.env.render()
+
+    def arguments(self) -> dict[str, Any]:
+        renderer = self.renderer
+        camera = {"camera_id": renderer.camera_id} if renderer.camera_id != -1 else {}
+        return {"width": renderer.width, "height": renderer.height, **camera}
 
     def _updated(self, size: int) -> Any:
         viewer, every = self.renderer.viewer, mujoco().mjtCatBit.mjCAT_ALL

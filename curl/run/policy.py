@@ -27,6 +27,7 @@ from curl.data.seeding import Stream, generator_seed
 from curl.hardware.device import (
     choose_device,
     choose_opengl,
+    choose_precision,
     load_renderer,
     prepare_device,
     renders_in_software,
@@ -169,7 +170,13 @@ def _like(given: Pixels, action: Tensor) -> Pixels:
 # -- loading ---------------------------------------------------------------------------------------
 
 
-def load(run: str | Path, *, device: str | torch.device = "auto", seed: int = 0) -> Policy:
+def load(
+    run: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    precision: str | None = None,
+) -> Policy:
     """The policy of a saved run.
 
     It opens no environment, unless the checkpoint is an old one of an agent that does not tell how
@@ -181,16 +188,22 @@ def load(run: str | Path, *, device: str | torch.device = "auto", seed: int = 0)
             state files, checkpoints/state-<position>.pt.
         device: auto, cpu, cuda or cuda:<number>.
         seed: of the actions that are drawn with `deterministic=False`.
+        precision: of its convolutions: auto, float32 or bfloat16; None: what the run's settings
+            say.
 
     Raises:
         CheckpointError: a ValueError in one line: there is no such run, it has no sound checkpoint,
             or another program saved it.
     """
     run, chosen = Path(run), choose_device(str(device))
+    if precision is not None:
+        choose_precision(precision, chosen)  # or refuse the name
     prepare_device(chosen)
     state = read(run)
     with refuse_foreign_content(run), settings_of(run):
         config = schema.checked(state["config"], schema.Policy)
+        if precision is not None:
+            config["precision"] = precision
         action_dim = saved_action_dim(state) or environments_action_dim(config, chosen)
         clock = clock_of(state)
         generator = torch.Generator(chosen).manual_seed(generator_seed(seed, Stream.LEARNING))

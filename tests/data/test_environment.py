@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from curl.data.environment import make_env
+from curl.data.environment import constructor, make_env, own_actions, taken_action
 from curl.data.rendering import square
 from curl.hardware import device as hardware
 from curl.hardware.device import OpenGLError, choose_opengl
@@ -255,3 +256,40 @@ def test_without_a_library_the_command_that_mends_it_is_named(
     libraries.add("libGL.so.1")  # it alone draws nothing
     with pytest.raises(OpenGLError):
         choose_opengl(backend, CPU)
+
+
+# -- programs without this package -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("env_id", [CARTPOLE, "HalfCheetah-v5", "Pendulum-v1"])
+def test_gymnasium_makes_the_same_environment_from_its_constructor(build: Any, env_id: str) -> None:
+    """Frames, actions and rewards are the same; one that cannot draw small frames draws its own."""
+    task = {"env_id": env_id, "kwargs": None, "max_episode_steps": 60}
+    env = build(env_id, 2, max_episode_steps=60, shadow_size=None)
+    made = constructor(env, task)
+    with contextlib.closing(
+        gym.make(made["id"], render_mode="rgb_array", **made["kwargs"])
+    ) as bare:
+        assert own_actions(env) == bare.action_space
+        frames, over = [env.reset(seed=4)[0]], False
+        bare.reset(seed=4)
+        drawn, steps = [bare.render()], 0
+        while not over:
+            frame, reward, terminated, over, _ = env.step(env.action_space.sample())
+            own = [bare.step(taken_action(env)) for _ in range(2)]
+            assert sum(float(one[1]) for one in own) == pytest.approx(reward)
+            assert (terminated, over) == (own[-1][2], own[-1][3])
+            frames.append(frame)
+            drawn.append(bare.render())
+            steps += 1
+        assert steps == 30
+        for frame, other in zip(frames, drawn, strict=True):
+            assert np.array_equal(frame, square(other, 32))
+    assert (len(drawn[0]) == 32) == (env_id != "Pendulum-v1")
+
+
+def test_a_constructor_keeps_the_arguments_of_the_task(build: Any) -> None:
+    task = {"env_id": "Pendulum-v1", "kwargs": {"g": 3.0}, "max_episode_steps": None}
+    env = build("Pendulum-v1", kwargs=task["kwargs"])
+    assert constructor(env, task) == {"id": "Pendulum-v1", "kwargs": {"g": 3.0}}
+    assert task["kwargs"] == {"g": 3.0}

@@ -16,7 +16,13 @@ import numpy as np
 import pytest
 
 from curl.data import rendering
-from curl.data.environment import episode_length, frames_per_second, make_env
+from curl.data.environment import (
+    episode_length,
+    frames_per_second,
+    make_env,
+    own_actions,
+    taken_action,
+)
 from curl.run.evaluation import make_stacked_env
 from support import foreign
 from support.paths import ROOT
@@ -172,7 +178,8 @@ def test_actions_of_any_shape_are_flattened_and_rescaled(
         space = env.unwrapped.action_space
         for value, bound in ((-1, space.low), (1, space.high), (0, (space.low + space.high) / 2)):
             env.step(np.full(components, value, np.float32))
-            assert env.unwrapped.action.shape == shape
+            assert env.unwrapped.action.shape == shape == own_actions(env).shape
+            assert np.array_equal(env.unwrapped.action, taken_action(env))
             np.testing.assert_allclose(env.unwrapped.action, bound, atol=1e-6)
 
 

@@ -319,6 +319,21 @@ def test_loading_disturbs_no_random_numbers(run: Path) -> None:
     assert np.array_equal(np.random.get_state()[1], before[2])  # noqa: NPY002
 
 
+@pytest.mark.parametrize("saved", ["float32", "bfloat16"])
+def test_a_policy_computes_in_the_precision_that_is_asked_for(tmp_path: Path, saved: str) -> None:
+    save(tmp_path, tiny(precision=saved))
+    stack = frames(STACK)
+    actions = {
+        asked: curl.load(tmp_path, device="cpu", precision=asked).predict(stack)
+        for asked in (None, "float32", "bfloat16")
+    }
+    assert np.array_equal(actions[None], actions[saved])
+    assert 0 < np.abs(actions["float32"] - actions["bfloat16"]).max() < 0.05
+    line = "precision must be one of auto, float32, bfloat16; got 'half'"
+    with pytest.raises(ValueError, match=f"^{line}$"):
+        curl.load(tmp_path, device="cpu", precision="half")
+
+
 SIZES = {"action_dim": ACTION_DIM, "observation": [STACK, EDGE, EDGE, 3]}
 
 
