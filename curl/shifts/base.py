@@ -193,6 +193,39 @@ def changed(*changes: tuple[np.ndarray, Any]) -> Iterator[None]:
             array[...] = old
 
 
+class Walk:
+    """Numbers that drift within bounds: a function of the time, whenever one asks.
+
+    Each env step adds Gaussian noise and clips the sum, as the Distracting Control Suite does.
+
+    Args:
+        start: float, of any shape. low, high: the bounds, of the same shape.
+        deviation: standard deviation of the noise; 0: they stay.
+        generator: of the noise.
+    """
+
+    def __init__(
+        self,
+        start: np.ndarray,
+        low: np.ndarray,
+        high: np.ndarray,
+        deviation: float,
+        generator: np.random.Generator,
+    ) -> None:
+        self.path = [start]
+        self.low, self.high, self.deviation = low, high, deviation
+        self.noise = generator
+
+    def at(self, time: int) -> np.ndarray:
+        """The numbers after `time` env steps. They are not to be written to."""
+        if not self.deviation:
+            return self.path[0]
+        while len(self.path) <= time:
+            step = self.deviation * self.noise.standard_normal(self.path[0].shape)
+            self.path.append(np.clip(self.path[-1] + step, self.low, self.high))
+        return self.path[time]
+
+
 def finished(pixels: np.ndarray) -> np.ndarray:
     """Float pixels in [0, 255] and beyond as uint8: rounded and cut off."""
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

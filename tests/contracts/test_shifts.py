@@ -129,6 +129,21 @@ def numbers(owner: Any) -> dict[str, np.ndarray]:
     return {k: copy.copy(v) for k, v in found.items() if isinstance(v, np.ndarray)}
 
 
+@pytest.mark.parametrize("name", SHIFTED)
+def test_a_look_outlives_the_model(name: str) -> None:
+    """dm_control's environments may compile another one at a reset."""
+    from dm_control.suite import cartpole
+
+    with looking("cartpole_swingup", configured(name)) as env:
+        first = episode(env)[0]
+        scene = env.get_wrapper_attr("scene")
+        old = scene.model
+        scene.bare.physics.reload_from_xml_string(*cartpole.get_model_and_assets())
+        assert scene.model is not old
+        scene.simplify(64, True)  # as `looking` did with the first one
+        np.testing.assert_array_equal(episode(env)[0], first)
+
+
 @pytest.mark.parametrize(("name", "task"), SENSELESS)
 def test_what_makes_no_sense_is_refused_in_one_line(name: str, task: str) -> None:
     refused = pytest.raises(ValueError, match=r"^shift\.\w+: Pendulum-v1 is not drawn by MuJoCo")
