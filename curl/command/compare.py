@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from rich.text import Text
 
-from curl.command.parser import Parser, add_out, add_runs, add_seed, number, numbers
+from curl.command.looks import chosen
+from curl.command.parser import Parser, add_out, add_runs, add_seed, names, number, numbers
 from curl.study import compare, rendering, report
 from curl.study.grid import SHORTCUTS
 from curl.tables import make_console
@@ -25,6 +26,8 @@ def parser() -> Parser:
             "label.",
             "runs --by objective --baseline none --out report": "Every objective against none, "
             "with a report to read.",
+            "runs --shift all --out report": "Which augmentation keeps how much of its return on "
+            "which look.",
         },
     )
     add_runs(parser, " A file with a curve, seed_<n>.jsonl, will do as well.")
@@ -54,6 +57,14 @@ def parser() -> Parser:
         metavar="N,N,...",
         help="Take only the runs with these seeds. The default is all of them.",
     )
+    add(
+        "--shift",
+        type=names,
+        metavar="NAME,...",
+        help="Also compare how much of the return is kept on other looks: names as eval --shift "
+        "takes them, or all that runs were evaluated on. This reads what eval --shift has left in "
+        "the folders of the runs, and evaluates nothing.",
+    )
     add_out(parser, "A folder for report.md, report.html, tables as CSV and figures.")
     add_seed(parser, "The seed of the bootstrap and of the tests.", "--resampling-seed")
     return parser
@@ -62,12 +73,16 @@ def parser() -> Parser:
 def main(arguments: Sequence[str]) -> int:
     """The command: prints the comparison and returns 0. Refusals are raised as ValueError."""
     options = parser().parse_args(arguments)
+    looks = [] if options.shift is None else options.shift
+    if options.shift is not None:
+        chosen(looks, "--shift")  # refuses what is no look
     comparison = compare.compare(
         options.runs,
         by=options.by,
         at=options.at,
         baseline=options.baseline,
         seeds=options.seeds,
+        looks=looks,
         out=options.out,
         generator=np.random.default_rng(options.resampling_seed),
     )

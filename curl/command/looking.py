@@ -11,7 +11,7 @@ from rich.text import Text
 
 from curl.command.looks import Looks
 from curl.run.clock import ENV_STEPS, words
-from curl.study.statistics import Estimate, ratio_of_means
+from curl.study.statistics import Estimate, ratio
 from curl.summary import mean_interval
 from curl.tables import make_console, table
 
@@ -80,9 +80,9 @@ def look_rows(result: dict[str, Any]) -> list[list[str]]:
         returns = np.array(look["returns"])
         apart = returns - base
         difference = Estimate(float(apart.mean()), *ends(mean_interval(apart)))
-        ratio = ratio_of_means(returns, base, generator)
+        kept = ratio(returns, base, generator)
         mean = Estimate(look["mean"], *ends(look["interval"]))
-        rows.append([name, bracketed(mean, 1), bracketed(difference, 1), bracketed(ratio, 2)])
+        rows.append([name, bracketed(mean, 1), bracketed(difference, 1), bracketed(kept, 2)])
     return rows
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from curl.study import statistics
 from curl.study.grid import EVERY_TASK, SHORTCUTS, Grid, seeds_count
 from curl.study.statistics import Estimate
+
+if TYPE_CHECKING:
+    from curl.study.looks import Looks
 
 THRESHOLDS = np.linspace(0, 1, 101)  # of the performance profiles, normalised score
 SIGNIFICANT = 1 - statistics.LEVEL
@@ -70,6 +74,7 @@ class Comparison:
         profiles: variant -> float64 [3, 101], share of runs above each of THRESHOLDS.
         pairs: over all tasks first (if there are several), then task by task.
         normalised: the tasks whose maximum is known.
+        looks: what the runs did on other looks; None: nobody asked.
     """
 
     grid: Grid
@@ -80,6 +85,7 @@ class Comparison:
     curves: dict[str, np.ndarray] = field(default_factory=dict)
     profiles: dict[str, np.ndarray] = field(default_factory=dict)
     pairs: list[Pair] = field(default_factory=list)
+    looks: Looks | None = None
 
     def scores(self, variant: str, tasks: tuple[str, ...]) -> np.ndarray | None:
         """Final returns, float64 [T, S]; None where a cell is incomplete."""
@@ -150,12 +156,28 @@ def _pairs(comparison: Comparison, generator: np.random.Generator) -> list[Pair]
             ours, theirs = comparison.scores(first, tasks), comparison.scores(second, tasks)
             if ours is None or theirs is None:
                 continue
-            chance = statistics.probability_of_improvement(ours, theirs)
-            p_value = statistics.permutation_test(ours, theirs, generator)
-            if chance.value < 0.5:
-                better, worse = second, first
-                chance = Estimate(1 - chance.value, 1 - chance.high, 1 - chance.low)
-            else:
-                better, worse = first, second
-            found.append(Pair(better, worse, task, chance, p_value, len(grid.seeds)))
+            found.append(pair(first, second, ours, theirs, task=task, generator=generator))
     return found
+
+
+def pair(
+    first: str,
+    second: str,
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    *,
+    task: str,
+    generator: np.random.Generator,
+) -> Pair:
+    """Two variants, the better one first.
+
+    Args:
+        ours: float64 [T, S], scores of `first`.
+        theirs: float64 [T, S], scores of `second`.
+    """
+    chance = statistics.probability_of_improvement(ours, theirs)
+    p_value = statistics.permutation_test(ours, theirs, generator)
+    if chance.value < 0.5:
+        first, second = second, first
+        chance = Estimate(1 - chance.value, 1 - chance.high, 1 - chance.low)
+    return Pair(first, second, task, chance, p_value, ours.shape[1])

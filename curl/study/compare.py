@@ -6,6 +6,7 @@ Agarwal et al. 2021 (arXiv 2108.13264), see `curl/study/statistics.py`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 from curl.study import rendering, report
 from curl.study.analysis import Comparison, analyse
 from curl.study.grid import make_grid
+from curl.study.looks import look_at
 from curl.study.runs import find_runs
 from curl.study.tables import write_csv
 
@@ -25,6 +27,7 @@ def compare(
     at: int | None = None,
     baseline: str | None = None,
     seeds: Sequence[int] | None = None,
+    looks: Sequence[str] = (),
     out: Path | None = None,
     generator: np.random.Generator,
 ) -> Comparison:
@@ -37,16 +40,21 @@ def compare(
             None: the smallest budget among the runs.
         baseline: compare the others with this variant only; None: all pairs.
         seeds: only these seeds; None: all, and a seed that some variant lacks is missing there.
+        looks: names of looks on which eval --shift has evaluated the runs, or `all` of them.
         out: report.md, report.html, CSV tables, PNG and SVG figures go there.
         generator: of the bootstrap and the permutation tests.
 
     Raises:
         ValueError: action repeats, env-step axes, evaluation protocols or settings that must not
-            be mixed; nothing complete; an unknown key, step or baseline. One line each.
+            be mixed; nothing complete; an unknown key, step or baseline; no evaluation on other
+            looks, though they are asked for. One line each.
     """
     runs = find_runs(run_folders)
     grid = make_grid(runs, by=by, at=at, baseline=baseline, seeds=seeds)
     comparison = analyse(grid, baseline=baseline, generator=generator)
+    if looks:
+        found = look_at(grid, looks, baseline=baseline, generator=generator)
+        comparison = dataclasses.replace(comparison, looks=found)
     if out is not None:
         write(comparison, out)
     return comparison

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from curl.run.clock import words
-from curl.study import drawing
+from curl.study import drawing, heat_map
 from curl.study.analysis import THRESHOLDS, Comparison
 from curl.study.drawing import REFERENCE
 from curl.study.grid import EVERY_TASK
@@ -28,6 +28,8 @@ def draw(comparison: Comparison) -> dict[str, tuple[bytes, bytes]]:
         figures |= {"aggregates": aggregates, "profiles": profiles}
     if comparison.pairs:
         figures["improvement"] = improvement
+    if comparison.looks is not None:
+        figures["looks"] = heat_map.looks
     with matplotlib.rc_context(drawing.STYLE):
         return {name: drawing.encode(figure(comparison)) for name, figure in figures.items()}
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from curl.study.report import Rows, Section
+from curl.study.sections import Rows, Section
 from curl.tables import table
 
 CAPTIONS = {
@@ -18,6 +18,7 @@ CAPTIONS = {
     "aggregates": "Aggregates of normalised scores with 95 % intervals.",
     "profiles": "Performance profiles: a curve further to the upper right is better.",
     "improvement": "Probability of improvement with 95 % intervals.",
+    "looks": "Return (IQM over seeds) on each look; the colour is its ratio to the training look.",
 }
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b }

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from curl.run.clock import words
 from curl.study.analysis import Comparison
 from curl.study.grid import SHORTCUTS, seeds_count, seeds_text
+from curl.study.look_report import look_sections
 from curl.study.published import published, reference_lines
-from curl.study.statistics import AGGREGATES, PERMUTATIONS, RESAMPLES, Estimate
+from curl.study.sections import NONE, Rows, Section, interval
+from curl.study.statistics import AGGREGATES, PERMUTATIONS, RESAMPLES
 from curl.summary import sample_std
-
-Rows = list[list[str]]
-NONE = "\N{EN DASH}"  # a cell with nothing to say
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading, and below it bullets, a table (its first row the header), figures by name."""
-
-    title: str
-    bullets: tuple[str, ...] = ()
-    table: Rows | None = None
-    figures: tuple[str, ...] = ()
-    fine_print: bool = False  # for the files, not the terminal, which has it in sentences
 
 
 def sections(comparison: Comparison) -> list[Section]:
@@ -48,6 +34,7 @@ def sections(comparison: Comparison) -> list[Section]:
             figures=("improvement",),
             fine_print=True,
         ),
+        *look_sections(comparison),
         Section("Settings that differ", table=_differences(comparison)),
         Section("How this was computed", _method(comparison), fine_print=True),
     ]
@@ -65,12 +52,6 @@ def title(comparison: Comparison) -> str:
     grid = comparison.grid
     seeds = seeds_count(len(grid.seeds))
     return f"{', '.join(grid.variants)} at {grid.at:,} {words(grid.axis)}, {seeds}"
-
-
-def interval(estimate: Estimate, digits: int = 0) -> str:
-    """`812 [790, 840]`, without the interval where there is none."""
-    value, low, high = (f"{number:.{digits}f}" for number in estimate)
-    return value if low == "nan" else f"{value} [{low}, {high}]"
 
 
 def _p_value(p: float) -> str:

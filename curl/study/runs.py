@@ -36,6 +36,7 @@ class Run:
         episodes: int64 [E], episodes of each evaluation.
         clock: of the last row of any kind, with the axis of the run; 0 before the first. Rows of
             older versions do not say the updates, which are 0 then.
+        folder: of the run; None for a curve file.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Run:
     returns: np.ndarray
     episodes: np.ndarray
     clock: Clock
+    folder: Path | None = None
 
     @property
     def axis(self) -> str:
@@ -154,6 +156,7 @@ def read_run(folder: Path, name: str) -> Run:
         returns=returns,
         episodes=np.array([len(found[step]) for step in steps], dtype=np.int64),
         clock=clock,
+        folder=folder,
     )
 
 

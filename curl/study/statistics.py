@@ -141,24 +141,29 @@ def permutation_test(
     return float((1 + as_far.sum()) / (1 + PERMUTATIONS))
 
 
-def ratio_of_means(
-    first: np.ndarray, second: np.ndarray, generator: np.random.Generator
+def ratio(
+    first: np.ndarray,
+    second: np.ndarray,
+    generator: np.random.Generator,
+    statistic: Statistic = mean,
 ) -> Estimate:
-    """The mean of `first` over that of `second`, with a percentile interval; pairs are drawn.
+    """A statistic of `first` over that of `second`, with a percentile interval; pairs are drawn.
 
     Args:
-        first: float64 [N].
-        second: float64 [N], of the same episodes or runs.
+        first: float64 [S].
+        second: float64 [S], of the same episodes or runs.
+        statistic: [..., T, S] -> [...], of one task.
 
     Returns:
-        nan where the mean of `second` is not above 0, because nothing is kept of what is not there.
-        No interval for one pair, or where a drawn mean of `second` is not above 0.
+        nan where that of `second` is not above 0, because there is nothing of which a share could
+        be kept. No interval for one pair, or where a drawn one of `second` is not above 0.
     """
-    if second.mean() <= 0:
-        return Estimate(*(np.nan,) * 3)
-    rows = generator.integers(len(first), size=(RESAMPLES, len(first)))
-    over, under = first[rows].mean(axis=1), second[rows].mean(axis=1)
-    ends = (np.nan, np.nan)
+    whole = float(statistic(second[None]))
+    if whole <= 0:
+        return Estimate(np.nan, np.nan, np.nan)
+    rows = generator.integers(len(first), size=(RESAMPLES, 1, len(first)))
+    over, under = statistic(first[rows]), statistic(second[rows])
+    low, high = np.nan, np.nan
     if len(first) > 1 and (under > 0).all():
-        ends = np.quantile(over / under, (0.5 - LEVEL / 2, 0.5 + LEVEL / 2)).tolist()
-    return Estimate(float(first.mean() / second.mean()), *ends)
+        low, high = np.quantile(over / under, (0.5 - LEVEL / 2, 0.5 + LEVEL / 2)).tolist()
+    return Estimate(float(statistic(first[None])) / whole, low, high)

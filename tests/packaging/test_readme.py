@@ -120,6 +120,10 @@ RULES: list[tuple[str, Run | Exempt]] = [
         Exempt("needs finished curves; tests/benchmarks/test_dmc.py compares some"),
     ),
     (r"python -m curl compare results/", Run(fast=True)),
+    (
+        r"python -m curl compare .*--shift",
+        Exempt("needs runs on several looks; tests/study/test_looks.py compares some"),
+    ),
     (r"python -m curl compare .*--at", Run(("--at", "2000"))),
     (r"python -m curl compare", Run(fast=True)),
     (r"python -m curl eval .*--video", Run(("--episodes", "1"), fast=True)),
