@@ -27,6 +27,7 @@ COMMANDS = {
     "import": "Import a folder of V-D4RL as a dataset.",
     "join": "Join several datasets into one.",
     "dataset": "Show what a dataset holds.",
+    "export": "Write the policy of a saved agent for programs without this package.",
 }
 SEEDS = "Any integer from 0 on is a seed."
 

@@ -140,7 +140,7 @@ def requirements(extra: str) -> dict[str, str]:
     return {re.split(r"[\[<>=!~;, ]", line)[0]: line for line in named}
 
 
-@pytest.mark.parametrize("extra", ["tensorboard"])
+@pytest.mark.parametrize("extra", ["tensorboard", "onnx"])
 def test_what_make_installs_lets_the_tests_of_an_extra_run(extra: str) -> None:
     """The tests of the other extras are skipped there: they need more than a small package."""
     assert requirements(extra).keys() <= requirements("dev").keys()
