@@ -193,6 +193,23 @@ def changed(*changes: tuple[np.ndarray, Any]) -> Iterator[None]:
             array[...] = old
 
 
+def initial(model: Any) -> Any:
+    """mujoco.MjData of the model in its initial pose."""
+    import mujoco  # chooses OpenGL when it is first imported
+
+    data = mujoco.MjData(model)  # pyright: ignore
+    mujoco.mj_forward(model, data)  # pyright: ignore
+    return data
+
+
+def along(place: np.ndarray, direction: np.ndarray, model: Any, data: Any) -> float:
+    """How far from `place` along `direction`, of length 1, lies the centre of what moves.
+
+    At least a tenth of the model's extent, since one may look past or away from it.
+    """
+    return max(float((data.subtree_com[0] - place) @ direction), 0.1 * model.stat.extent)
+
+
 class Walk:
     """Numbers that drift within bounds: a function of the time, whenever one asks.
 

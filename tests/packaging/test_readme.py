@@ -166,6 +166,10 @@ RULES: list[tuple[str, Run | Exempt]] = [
     (r"python -m benchmarks\.small", Run(("--batch", "2", "--seconds", "0.1"))),
     (r"python -m benchmarks\.trace", Run(("--batch", "4", "--updates", "2"))),
     (r"python -m benchmarks\.augmentations", Run(("--batch", "4", "--seconds", "0.01"))),
+    (
+        r"python -m benchmarks\.shifts",
+        Run(("--seconds", "0.01", "--size", "32", "--shifts", "color_hard")),
+    ),
     (r"python -m benchmarks\.soak", Run(("--agent-steps", "1100"))),
     (
         r"python -m benchmarks\.probe",
