@@ -206,6 +206,11 @@ class Run(Policy):
     env_timeout: float = knob(
         "seconds that an environment may take to answer", gt=0, resumable=True
     )
+    eval_shifts: dict[str, dict[str, dict[str, Any]]] | None = knob(
+        "other looks that each evaluation plays as well: names of files of configs/shift",
+        resumable=True,
+        default=None,
+    )
     video: bool = knob("whether evaluations leave an MP4", resumable=True)
     probes: bool = knob(
         "whether evaluations of the offline loop decode rewards and states from the encoder",

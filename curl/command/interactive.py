@@ -15,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from curl.command import CONFIGS
+from curl.command.looks import with_looks
 from curl.command.overrides import explained
 from curl.run import start
 from curl.run.guard import Signals
@@ -112,11 +113,11 @@ def with_values(
             config = compose("train", overrides) if whole is None else OmegaConf.create(dict(whole))
             OmegaConf.set_struct(config, False)
             for key, value in values.items():
-                OmegaConf.update(config, key, value, merge=True)
+                OmegaConf.update(config, key, value, merge=not isinstance(value, list))
             plain = OmegaConf.to_container(config, resolve=True)
     except Exception as error:  # Hydra's grammar raises AssertionErrors too
         raise ValueError(explained(error, overrides)) from None
     finally:
         GlobalHydra.instance().hydra = before
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if key not in ("experiment", "used")}
+    return with_looks({str(k): v for k, v in plain.items() if k not in ("experiment", "used")})

@@ -75,3 +75,20 @@ def look(name: str, where: str) -> dict[str, dict[str, Any]]:
             settings[key] = read
     shifts.make(found)
     return found
+
+
+def with_looks(config: dict[str, Any]) -> dict[str, Any]:
+    """A composed configuration with the settings of the looks that `eval_shifts` names.
+
+    What is a group of settings already, as in the configuration of a run, stays as it is.
+
+    Raises:
+        ValueError: no such look; one line.
+    """
+    names = config.get("eval_shifts")
+    if isinstance(names, str):
+        names = [names]
+    if not isinstance(names, list):
+        return config
+    found = chosen(map(str, names), "eval_shifts").settings if names else None
+    return config | {"eval_shifts": found}

@@ -32,6 +32,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from curl.checks import needs_extra
+from curl.command.looks import with_looks
 from curl.command.overrides import RunFailedError, explained, sweep_began
 from curl.errors import exits_with_one_line, refuse
 from curl.hardware.device import OpenGLError
@@ -121,6 +122,8 @@ def composed(overrides: list[str]) -> DictConfig:
     try:
         config = compose("train", overrides=overrides)
         OmegaConf.resolve(config)
+        names = OmegaConf.to_container(config)["eval_shifts"]  # pyright: ignore
+        config["eval_shifts"] = with_looks({"eval_shifts": names})["eval_shifts"]
         return config
     except Exception as error:  # Hydra's grammar raises AssertionErrors too
         sys.exit(refuse(explained(error)))

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from curl.command import CONFIGS, sweep
+from curl.command.looks import with_looks
 from curl.command.overrides import explained, hydra_exit_code
 from curl.command.parser import Parser
 from curl.errors import exits_with_one_line, refuse
@@ -115,6 +116,10 @@ def run(config: DictConfig) -> None:
         raise SystemExit(refuse(explained(error))) from None
     assert isinstance(resolved, dict)
     plain = {str(key): value for key, value in resolved.items() if key != "experiment"}
+    try:
+        plain = with_looks(plain)
+    except ValueError as error:
+        raise SystemExit(refuse(error)) from None
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
         os.chdir(job.runtime.cwd)  # a Ray worker is elsewhere

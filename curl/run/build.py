@@ -105,7 +105,8 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     config = schema.checked(config)
     require_loop(config)
-    shifts.make(config["shift"])
+    for shift in (config["shift"], *(config["eval_shifts"] or {}).values()):
+        shifts.make(shift)
     if config["logger"]["tensorboard"]:
         with _refusing("logger.tensorboard=true"):
             needs_extra("logger.tensorboard=true", "tensorboard", "tensorboard")

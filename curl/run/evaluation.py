@@ -19,13 +19,16 @@ from gymnasium.wrappers import FrameStackObservation
 from curl.agents.base import Agent
 from curl.checks import integer
 from curl.data.batch import FrameStacks, stack_of
-from curl.data.environment import display_frame, frames_per_second, make_env
+from curl.data.environment import display_frame, frames_per_second, make_env, show
 from curl.data.seeding import Stream, episode_seed
 from curl.run.guard import Watchdog
 from curl.run.video import Film
 from curl.run.workers import Workers
 
 log = logging.getLogger("curl")
+
+Shift = Mapping[str, Mapping[str, Any]]
+"""The settings of a look: name of a file of curl/shifts -> its settings."""
 
 
 class Evaluator:
@@ -64,7 +67,7 @@ class Evaluator:
         seed: int,
         video: Path | None = None,
         seen: list[np.ndarray] | None = None,
-        shift: Mapping[str, Mapping[str, Any]] | None = None,
+        shift: Shift | None = None,
         stop: Callable[[], bool] = lambda: False,
         watchdog: Watchdog | None = None,
     ) -> list[float]:
@@ -203,6 +206,22 @@ class Evaluator:
             over |= terminated | truncated
         self._seen = None
         return [require_finite_return(float(total)) for total in totals[: len(seeds)]]
+
+
+def senseless(settings: Mapping[str, Any], looks: Mapping[str, Shift]) -> dict[str, str]:
+    """Name -> reason, of the looks that make no sense in the environment of these settings.
+
+    Args:
+        settings: arguments of `make_env`.
+    """
+    reasons: dict[str, str] = {}
+    with contextlib.closing(make_env(**settings)) as env:
+        for name, shift in looks.items():
+            try:
+                show(env, shift)
+            except ValueError as error:
+                reasons[name] = str(error)
+    return reasons
 
 
 def require_finite_return(total: float) -> float:

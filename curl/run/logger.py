@@ -5,7 +5,8 @@
 
     train       losses, alpha, entropy, Q, contrastive accuracy, gradient norms, updates_per_second
     episode     return, length
-    evaluation  return_mean, return_std (of a sample, ddof = 1; null for one episode), returns
+    evaluation  return_mean, return_std (of a sample, ddof = 1; null for one episode), returns; with
+                eval_shifts also <look>/return_mean, <look>/return_std and <look>/returns
 
 Rows of older versions lack `updates`.
 
@@ -179,10 +180,22 @@ class Logger:
                 file.truncate(end)
                 raise
 
-    def evaluation(self, clock: Clock, returns: list[float]) -> None:
-        """Append the row of an evaluation, and print it in a table."""
+    def evaluation(
+        self,
+        clock: Clock,
+        returns: list[float],
+        others: Mapping[str, list[float]] | None = None,
+    ) -> None:
+        """Append the row of an evaluation, and print it in a table.
+
+        Args:
+            others: look -> returns on it; empty where that evaluation failed.
+        """
         mean, std = float(np.mean(returns)), sample_std(returns)
-        values = {"return_mean": mean, "return_std": std, "returns": [round(r, 4) for r in returns]}
+        values = _of_returns("", returns)
+        for look, its_returns in (others or {}).items():
+            if its_returns:
+                values |= _of_returns(f"{look}/", its_returns)
         self.write("evaluation", clock, values)
         if not self._header_shown:
             names = (
@@ -194,6 +207,9 @@ class Logger:
         spread = "-" if std is None else f"{std:.1f}"
         row = f"{clock.now:>10,} {mean:>8.1f} {spread:>10} {min(returns):>7.1f} "
         self.console.print(Text(f"{row}{max(returns):>7.1f} {self.wall_time() / 60:>8.1f}"))
+        told = [f"{look} {np.mean(each):.1f}" for look, each in (others or {}).items() if each]
+        if told:
+            self.announce(f"{'':>10} on other looks: {', '.join(told)}")
 
     def show(self, position: int, status: str) -> None:
         """Move the progress display."""
@@ -212,6 +228,15 @@ class Logger:
     def close(self) -> None:
         self.progress.stop()
         self._tell(lambda mirror: mirror.close())
+
+
+def _of_returns(prefix: str, returns: list[float]) -> dict[str, Any]:
+    """What a row says of the returns of an evaluation."""
+    return {
+        f"{prefix}return_mean": float(np.mean(returns)),
+        f"{prefix}return_std": sample_std(returns),
+        f"{prefix}returns": [round(r, 4) for r in returns],
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -20,19 +20,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from curl.data.environment import environment_settings, make_env, show
+from curl.data.environment import environment_settings
 from curl.data.seeding import Stream, episode_seed, seed_everything
 from curl.files import sha256, write_json
 from curl.hardware.device import renders_in_software
 from curl.run.checkpoint import refuse_foreign_content
-from curl.run.evaluation import Evaluator
+from curl.run.evaluation import Evaluator, Shift, senseless
 from curl.run.folder import RunFolder
 from curl.run.policy import Policy, load
 from curl.run.scoring import summary
 
 log = logging.getLogger("curl")
-
-Shift = Mapping[str, Mapping[str, Any]]
 
 TRAINING = "training"
 """The name of the look that a run trained on."""
@@ -167,22 +165,6 @@ def evaluate_looks(
 def result(shift: Shift, returns: list[float]) -> dict[str, Any]:
     """What the file says of one look."""
     return {"shift": shift, "episodes": len(returns), **summary(returns), "returns": returns}
-
-
-def senseless(settings: Mapping[str, Any], looks: Mapping[str, Shift]) -> dict[str, str]:
-    """Name -> reason, of the looks that make no sense in the environment of these settings.
-
-    Args:
-        settings: arguments of `make_env`.
-    """
-    reasons: dict[str, str] = {}
-    with contextlib.closing(make_env(**settings)) as env:
-        for name, shift in looks.items():
-            try:
-                show(env, shift)
-            except ValueError as error:
-                reasons[name] = str(error)
-    return reasons
 
 
 class Player:

@@ -36,7 +36,7 @@ from curl.run.checkpoint import (
     sizes_of,
 )
 from curl.run.clock import ENV_STEPS, UPDATES, Clock, words
-from curl.run.evaluation import Evaluator
+from curl.run.evaluation import Evaluator, Shift
 from curl.run.folder import DIAGNOSTIC, STATE
 from curl.run.guard import (
     FiniteUpdates,
@@ -83,6 +83,7 @@ class Trainer(ABC):
         checkpoint_every: interval of checkpoints.
         log_every: interval of training rows.
         video: whether evaluations leave an MP4.
+        looks: name -> settings of other looks that evaluations play as well, in the same episodes.
         env_timeout: seconds that an environment may take to answer.
         dataset: name of each file of the dataset that the agent learns from -> its SHA-256; empty
             without one. A checkpoint holds them, so that no run goes on with other data.
@@ -113,6 +114,7 @@ class Trainer(ABC):
         log_every: int,
         video: bool,
         env_timeout: float,
+        looks: Mapping[str, Shift] | None = None,
         dataset: Mapping[str, str] | None = None,
     ) -> None:
         self.dataset = dict(dataset or {})
@@ -123,6 +125,7 @@ class Trainer(ABC):
         self.seed, self.budget = seed, budget
         self.eval_every, self.checkpoint_every = eval_every, checkpoint_every
         self.log_every, self.video = log_every, video
+        self.looks = dict(looks or {})
         self.watchdog = Watchdog(
             timeout=env_timeout, on_hang=self.leave_hanging_environment, signals=self.signals
         )
@@ -232,24 +235,42 @@ class Trainer(ABC):
         video = self.logger.video_path(self.clock.now) if self.video else None
         self.evaluating = True
         try:
-            returns = self.evaluator(
-                self.agent,
-                seed=self.seed,
-                video=video,
-                stop=lambda: self.stop.number is not None,
-                watchdog=self.watchdog,
-            )
+            returns = self.returns("", video=video)
+            others = {
+                name: self.returns(f" on {name}", shift=shift) for name, shift in self.looks.items()
+            }
         except InterruptedError:
             return
-        except Exception as error:
-            cause = reason(error) + remedied(error, "lower eval_processes or replay.capacity")
-            log.warning("the evaluation at %s failed: %s", self.amount(), cause)
-            returns = []
         finally:
             self.evaluating = False
         self.evaluated()
         if returns:
-            self.logger.evaluation(self.clock, returns)
+            self.logger.evaluation(self.clock, returns, others)
+
+    def returns(self, where: str, **how: Any) -> list[float]:
+        """The returns of one evaluation; none if it failed, which is only reported.
+
+        Args:
+            where: words for the report of a failure.
+            how: more arguments of the evaluator.
+
+        Raises:
+            InterruptedError: a signal interrupts it.
+        """
+        try:
+            return self.evaluator(
+                self.agent,
+                seed=self.seed,
+                stop=lambda: self.stop.number is not None,
+                watchdog=self.watchdog,
+                **how,
+            )
+        except InterruptedError:
+            raise
+        except Exception as error:
+            cause = reason(error) + remedied(error, "lower eval_processes or replay.capacity")
+            log.warning("the evaluation%s at %s failed: %s", where, self.amount(), cause)
+            return []
 
     def evaluated(self) -> None:
         """Note that the evaluation at this position is made, or given up."""

@@ -261,7 +261,11 @@ def environments_action_dim(config: Mapping[str, Any], device: torch.device) -> 
 
 
 def make_env(
-    run: str | Path | Policy | Mapping[str, Any], *, device: str = "auto", opengl: str = "auto"
+    run: str | Path | Policy | Mapping[str, Any],
+    *,
+    shift: Mapping[str, Mapping[str, Any]] | None = None,
+    device: str = "auto",
+    opengl: str = "auto",
 ) -> gym.Env[np.ndarray, np.ndarray]:
     """The Gymnasium environment of a run: the frames that its agent learned from.
 
@@ -270,6 +274,8 @@ def make_env(
 
     Args:
         run: the folder of a run, one of its state files, a policy, or a configuration.
+        shift: another look than that of the run: name of a file of curl/shifts -> its settings;
+            None: the look of the run; {}: the environment as it is.
         device: auto, cpu, cuda or cuda:<number>; a GPU draws the frames if it is one.
         opengl: auto, egl, osmesa or glfw; what draws them. MUJOCO_GL overrules it.
 
@@ -283,7 +289,9 @@ def make_env(
         config = run.config
     else:
         config = saved_config(Path(run))
-    return _make_env(schema.checked(config, schema.Scene), choose_device(device), opengl)
+    scene = schema.checked(config, schema.Scene)
+    scene |= {} if shift is None else {"shift": shift}
+    return _make_env(scene, choose_device(device), opengl)
 
 
 def saved_config(run: Path) -> dict[str, Any]:

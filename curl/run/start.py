@@ -40,6 +40,7 @@ from curl.run.folder import (
 )
 from curl.run.guard import Signals
 from curl.run.inputs import Inputs, take_over, taken_in
+from curl.schema import SettingsError
 
 if TYPE_CHECKING:
     from curl.data.dataset import Dataset
@@ -123,12 +124,17 @@ def build_and_run(
     # Only now: these import the packages that draw, which find the renderer as it is set up here.
     from curl.data.environment import environment_settings
     from curl.run.checkpoint import Checkpoints
-    from curl.run.evaluation import Evaluator
+    from curl.run.evaluation import Evaluator, senseless
     from curl.run.logger import Logger
 
     folder = Path(config["run_dir"])
     generator = seed_everything(config["seed"], device)
     environment = environment_settings(config, renders_in_software(backend, device))
+    looks = config["eval_shifts"] or {}
+    if looks or (config["loop"] == "offline" and config["shift"]):
+        # The offline loop would open the environment no sooner than at its first evaluation.
+        for name, why in senseless(environment, looks).items():
+            raise SettingsError(f"eval_shifts: {name} makes no sense here: {why}")
     build_loop = {"online": online, "offline": offline}[config["loop"]]
     loop = build_loop(config, inputs.dataset, environment, device, stack)
     axis = loop.kind.axis
@@ -187,6 +193,7 @@ def build_and_run(
         checkpoint_every=config["checkpoint_every"],
         log_every=config["log_every"],
         video=config["video"],
+        looks=looks,
         env_timeout=config["env_timeout"],
         **{axis: config[axis]},  # the setting and the argument are called like the axis
         **loop.parts,

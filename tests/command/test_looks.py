@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from curl.command import train
 from curl.command.looks import chosen, known
 from support.looks import configured
 from support.paths import CONFIGS
+from support.typed import Typed, assert_refused
 
 
 def test_all_are_the_files_but_none() -> None:
@@ -62,3 +67,27 @@ def test_no_name_at_all_is_refused() -> None:
 @pytest.fixture
 def bad_input(tally: dict[str, int]) -> None:
     tally["bad inputs"] += 1
+
+
+@pytest.mark.usefixtures("bad_input")
+@pytest.mark.parametrize("sweep", [(), ("-m", "seed=1,2")])
+def test_a_run_with_an_unknown_look_is_refused_before_anything_is_opened(
+    tmp_path: Path, typed: Typed, sweep: tuple[str, ...]
+) -> None:
+    reason = "eval_shifts must be one of "
+    assert_refused(typed, tmp_path, *sweep, "eval_shifts=[noise,nois]", reason=reason)
+
+
+def test_a_run_is_given_the_settings_of_its_looks(
+    tmp_path: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(train, "train_here", lambda config: given.append(config) or 0)
+    typed("eval_shifts=[noise,delay]")
+    typed("eval_shifts=noise")
+    typed()
+    assert [config["eval_shifts"] for config in given] == [
+        {name: configured(name) for name in ("noise", "delay")},
+        {"noise": configured("noise")},
+        None,
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import curl
 from curl.command.looks import chosen
 from curl.data.seeding import Stream, episode_seed
 from curl.hardware.device import choose_opengl
@@ -216,3 +218,14 @@ def test_a_file_that_is_something_else_is_refused_in_one_line(tmp_path: Path, te
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=r"a\.json is not an evaluation on several looks$"):
         read_looks(tmp_path / "a.json")
+
+
+def test_the_environment_of_a_run_with_another_look(run: Path) -> None:
+    frames = []
+    for shift in (None, {}, {"noise": {"severity": 3}}):
+        with contextlib.closing(curl.make_env(run, shift=shift, device="cpu")) as env:
+            frames.append(env.reset(seed=1)[0])
+    np.testing.assert_array_equal(frames[0], frames[1])
+    assert frames[0].std() == 0 < frames[2].std()
+    with pytest.raises(ValueError, match=r"^shift\.noise\.severity must be one of "):
+        curl.make_env(run, shift={"noise": {"severity": 9}}, device="cpu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from curl.command.looks import with_looks
 from curl.run.start import train
 from support import faulty  # noqa: F401  registers environments
 from support.configuration import composed
@@ -18,7 +19,7 @@ def config(folder: Path, **changes: Any) -> dict[str, Any]:
     settings = SETTINGS | ENVIRONMENT
     settings |= {key.replace("__", "."): value for key, value in changes.items()}
     found = composed(f"run_dir={folder}", *(f"{key}={value}" for key, value in settings.items()))
-    return {key: value for key, value in found.items() if key != "experiment"}
+    return with_looks({key: value for key, value in found.items() if key != "experiment"})
 
 
 def trained(folder: Path, **changes: Any) -> Path:
