@@ -10,6 +10,8 @@ The first line says what the run was, each line after it is one evaluation:
 several entries where a run was resumed with other code. Returns are undiscounted, one for each
 evaluation episode. Wall seconds count the training and the evaluations of all resumptions. A run
 whose axis is another than env steps says so under `used`, and its lines hold that count instead.
+
+Beside seed_3.jsonl may lie seed_3.looks.json, which eval --shift made of the same run.
 """
 
 from __future__ import annotations
@@ -128,6 +130,11 @@ def read_curve(path: Path, name: str | None = None) -> Curve:
         returns=np.array(returns, dtype=np.float64),
         wall_seconds=np.array(seconds, dtype=np.float64),
     )
+
+
+def looks_beside(path: Path) -> Path:
+    """Where the returns on other looks belong that go with a curve file."""
+    return path.with_suffix(".looks.json")
 
 
 def curve_files(top: Path) -> Iterator[Path]:

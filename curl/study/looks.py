@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from curl.run.clock import words
-from curl.run.folder import RunFolder
 from curl.study import statistics
 from curl.study.analysis import Pair, pair
 from curl.study.grid import SHORTCUTS, Grid
@@ -134,7 +133,7 @@ def evaluations(run: Run, at: int) -> dict[int, dict[str, Any]]:
     Files that cannot be read count as absent: the command that makes them writes them anew.
     """
     found: dict[int, dict[str, Any]] = {}
-    for file in RunFolder(run.folder).all_looks() if run.folder is not None else ():
+    for file in run.looks:
         content = read(file)
         if content is not None and due(content.get(run.axis, -1), run.config, run.axis) == at:
             found[content["seed"]] = content

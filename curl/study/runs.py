@@ -18,7 +18,7 @@ from curl.checks import choice, integer
 from curl.run.clock import AXES, ENV_STEPS, Clock, axis_of, words
 from curl.run.folder import CONFIG, METRICS, RunFolder, read_config, run_folders
 from curl.schema import BOOKKEEPING, USED, complete, flat, within
-from curl.study.curves import curve_files, read_curve
+from curl.study.curves import curve_files, looks_beside, read_curve
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +37,7 @@ class Run:
         clock: of the last row of any kind, with the axis of the run; 0 before the first. Rows of
             older versions do not say the updates, which are 0 then.
         folder: of the run; None for a curve file.
+        looks: the files with what eval --shift found.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Run:
     episodes: np.ndarray
     clock: Clock
     folder: Path | None = None
+    looks: tuple[Path, ...] = ()
 
     @property
     def axis(self) -> str:
@@ -157,6 +159,7 @@ def read_run(folder: Path, name: str) -> Run:
         episodes=np.array([len(found[step]) for step in steps], dtype=np.int64),
         clock=clock,
         folder=folder,
+        looks=tuple(files.all_looks()),
     )
 
 
@@ -189,6 +192,7 @@ def _read_curve(path: Path, name: str) -> Run:
         returns=curve.returns.mean(axis=1),
         episodes=np.full(len(curve.steps), curve.returns.shape[1], dtype=np.int64),
         clock=Clock(curve.axis, **{curve.axis: int(curve.steps[-1])}),
+        looks=tuple(file for file in [looks_beside(path)] if file.is_file()),
     )
 
 
