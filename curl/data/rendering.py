@@ -20,6 +20,7 @@ import functools
 import logging
 import multiprocessing
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -29,7 +30,7 @@ from shimmy import DmControlCompatibilityV0
 
 from curl import shifts
 from curl.data.seeding import Stream, sequence
-from curl.shifts.base import Look, Simulation
+from curl.shifts.base import Look, Simulation, changed
 
 log = logging.getLogger("curl")
 
@@ -273,8 +274,48 @@ class MujocoScene:
     def visible_geoms(self, size: int) -> np.ndarray:
         """int [size, size]: the geom in each pixel, -1 for the sky, -2 for what is no geom."""
         scene, flags = self._updated(size), mujoco().mjtRndFlag
-        drawn = {flags.mjRND_SEGMENT: 1, flags.mjRND_IDCOLOR: 1}
-        drawn |= {flags.mjRND_SHADOW: 0, flags.mjRND_REFLECTION: 0}
+        pixels = self._unlit(size, scene, {flags.mjRND_SEGMENT: 1, flags.mjRND_IDCOLOR: 1})
+        numbers = pixels.astype(np.int32) @ np.array([1, 2**8, 2**16], np.int32)
+        geoms = np.full(max(scene.ngeom, numbers.max()) + 1, -2)
+        geoms[0] = -1
+        for geom in scene.geoms[: scene.ngeom]:
+            if geom.segid >= 0 and geom.objtype == mujoco().mjtObj.mjOBJ_GEOM:
+                geoms[geom.segid + 1] = geom.objid
+        return geoms[numbers]
+
+    def without_sky(self) -> AbstractContextManager[None]:
+        """While it is entered, frames of this environment are black where there is no geom."""
+        kinds, types = mujoco().mjtTexture, self.context.textureType
+        sky = types == int(kinds.mjTEXTURE_SKYBOX)
+        return changed((types, np.where(sky, int(kinds.mjTEXTURE_2D), types)))
+
+    def coverage(self, size: int, without: np.ndarray) -> np.ndarray:
+        """uint8 [size, size]: how much of each pixel is covered by something, 255: all of it.
+
+        It is antialiased as frames are.
+
+        Args:
+            without: bool [number of geoms]: those that cover what is behind them, but count for
+                nothing themselves, as the sky does.
+        """
+        scene = self._updated(size)
+        for geom in scene.geoms[: scene.ngeom]:
+            of_model = geom.objtype == mujoco().mjtObj.mjOBJ_GEOM and geom.objid >= 0
+            counts = not (of_model and without[geom.objid])
+            geom.matid, geom.specular, geom.reflectance, geom.emission = -1, 0, 0, counts
+            geom.rgba = [1, 1, 1, geom.rgba[3]] if counts else [0, 0, 0, 1]
+        scene.nlight = 0
+        off = ("mjRND_SKYBOX", "mjRND_FOG", "mjRND_HAZE")
+        flags = {getattr(mujoco().mjtRndFlag, name): 0 for name in off}
+        return self._unlit(size, scene, flags)[..., 0]
+
+    def _unlit(self, size: int, scene: Any, wanted: dict[Any, int]) -> np.ndarray:
+        """A scene drawn without shadows and reflections, uint8 [size, size, 3].
+
+        Args:
+            wanted: flags of the drawing, and their values; they are put back.
+        """
+        flags = mujoco().mjtRndFlag
         before = scene.flags.copy()
         pixels = np.empty((size, size, 3), np.uint8)
         viewport = mujoco().MjrRect(0, 0, size, size)
@@ -284,18 +325,14 @@ class MujocoScene:
             mujoco().mjr_readPixels(pixels, None, viewport, self.context)
 
         try:
-            for flag, value in drawn.items():
+            for flag, value in (
+                {flags.mjRND_SHADOW: 0, flags.mjRND_REFLECTION: 0} | wanted
+            ).items():
                 scene.flags[flag] = value
             self._in_context(draw)
         finally:
             scene.flags[:] = before
-        numbers = pixels.astype(np.int32) @ np.array([1, 2**8, 2**16], np.int32)
-        geoms = np.full(max(scene.ngeom, numbers.max()) + 1, -2)
-        geoms[0] = -1
-        for geom in scene.geoms[: scene.ngeom]:
-            if geom.segid >= 0 and geom.objtype == mujoco().mjtObj.mjOBJ_GEOM:
-                geoms[geom.segid + 1] = geom.objid
-        return geoms[numbers[::-1]]  # OpenGL's first row is the lowest
+        return pixels[::-1]  # OpenGL's first row is the lowest
 
     def _updated(self, size: int) -> Any:
         """mujoco.MjvScene of frames of that size, as things are now."""
@@ -425,6 +462,8 @@ class GymnasiumMujocoScene(MujocoScene):
         buffer = self.model.vis.global_
         buffer.offwidth = max(buffer.offwidth, size, DISPLAY_SIZE)
         buffer.offheight = max(buffer.offheight, size, DISPLAY_SIZE)
+        # Gymnasium finds out where things are at the first reset; shifts look before that.
+        mujoco().mj_forward(self.model, self.data)
         renderer.render("rgb_array")  # opens the viewer
         self._place_free_camera()
 

@@ -50,6 +50,21 @@ class Simulation(Protocol):
         """int [size, size]: the geom in each pixel, -1 for the sky, -2 for what is no geom."""
         ...
 
+    def without_sky(self) -> AbstractContextManager[None]:
+        """While it is entered, frames of this environment are black where there is no geom."""
+        ...
+
+    def coverage(self, size: int, without: np.ndarray) -> np.ndarray:
+        """uint8 [size, size]: how much of each pixel is covered by something, 255: all of it.
+
+        It is antialiased as frames are.
+
+        Args:
+            without: bool [number of geoms]: those that cover what is behind them, but count for
+                nothing themselves, as the sky does.
+        """
+        ...
+
 
 class Shift:
     """Changes what is seen of an environment. A subclass overrides at least one of the hooks.

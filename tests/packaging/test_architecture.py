@@ -19,7 +19,7 @@ PROGRAMS = [path for path in (ROOT / "train.py", ROOT / "eval.py") if path.exist
 
 # From the bottom up. A package is one entry: its own modules may import each other.
 LAYERS = (
-    ("checks", "files", "summary", "tables", "schema", "version"),
+    ("checks", "clips", "files", "pictures", "summary", "tables", "schema", "version"),
     ("registry", "hardware"),
     ("shifts",),
     ("errors", "data"),
