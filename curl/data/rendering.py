@@ -414,6 +414,7 @@ class DmControlScene(MujocoScene):
         return camera.scene.ptr
 
     def _in_context(self, draw: Callable[[], None]) -> None:
+        self._make_current()
         with self.bare.physics.contexts.gl.make_current() as thread:
             thread.call(draw)
 
