@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,21 +59,21 @@ def files_of(clip: Path) -> list[Path]:
 @functools.lru_cache(maxsize=100_000)
 def _problem(path: Path, changed: int, length: int) -> str:
     """Why a file of that time of change and that length has no first frame; nothing if it has."""
-    import av  # only those who use files need its libraries
+    import av.error  # only those who use files need its libraries
 
     try:
         with contextlib.closing(_decoded(path)) as frames:
             next(frames)
-    except (av.FFmpegError, OSError) as error:
+    except (av.error.FFmpegError, OSError) as error:
         return error.strerror or type(error).__name__
     except (IndexError, StopIteration):  # a file of sound alone, or of no frames
         return "it shows nothing"
     return ""
 
 
-def _decoded(path: Path) -> Iterator[Any]:
+def _decoded(path: Path) -> Generator[Any, None, None]:
     """The frames of a file, one by one: av.VideoFrame."""
-    import av
+    import av.error
 
     with av.open(str(path)) as container:
         yield from container.decode(container.streams.video[0])
@@ -118,11 +118,11 @@ class Clip:
 
     def _next(self) -> Any:
         """The frame that follows; None at the end, and where the rest of a file is damaged."""
-        import av
+        import av.error
 
         try:
             return next(self._coming, None)
-        except av.InvalidDataError:
+        except av.error.InvalidDataError:
             return None
 
     def _frames(self) -> Iterator[Any]:

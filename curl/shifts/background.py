@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -89,12 +90,11 @@ class Background(SceneShift):
         return np.zeros(simulation.model.ngeom, bool)
 
 
-def is_floor(model: object) -> np.ndarray:
+def is_floor(model: Any) -> np.ndarray:
     """bool [number of geoms]: which geoms of a mujoco.MjModel are floor, ground or wall."""
     import mujoco  # chooses OpenGL when it is first imported
 
-    assert isinstance(model, mujoco.MjModel)
-    kinds = mujoco.mjtGeom
+    kinds: Any = mujoco.mjtGeom  # pyright: ignore[reportAttributeAccessIssue]
     still = model.body_weldid[model.geom_bodyid] == 0
     endless = np.isin(model.geom_type, [kinds.mjGEOM_PLANE, kinds.mjGEOM_HFIELD])
     flat = np.isin(model.geom_type, [kinds.mjGEOM_BOX, kinds.mjGEOM_MESH])
