@@ -1,4 +1,4 @@
-"""Files: their checksums, room for them on a disk; JSON and folders that are whole or absent."""
+"""Files: their checksums, room for them on a disk; texts and folders that are whole or absent."""
 
 from __future__ import annotations
 
@@ -37,9 +37,14 @@ def require_room(folder: Path, needed: int, what: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write aside, then rename; `OSError` if that cannot be done."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write aside in UTF-8, then rename; `OSError` if that cannot be done."""
     aside = path.with_name(path.name + ".aside")
     try:
-        aside.write_text(json.dumps(content, indent=2) + "\n")
+        aside.write_text(content, encoding="utf-8")
         aside.replace(path)
     except OSError:
         with contextlib.suppress(OSError):

@@ -1,7 +1,10 @@
-"""Terminals that may go away, and tables for them whose cells are never cut or read as markup."""
+"""Terminals that may go away, tables for them whose cells are never cut or read as markup, and
+curves in one line.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 
@@ -12,6 +15,9 @@ from rich.text import Text
 GAP = 2  # blanks between columns
 LEAST = 16  # characters that a folded column keeps
 UNLIMITED = 10_000  # characters in a line of a pipe or a file
+
+BLOCKS = "\N{LOWER ONE EIGHTH BLOCK}▂▃▄▅▆▇█"  # low to high
+PLAIN = "_.-=+*%#"  # the same, in ASCII
 
 Cell = str | Text
 
@@ -38,6 +44,45 @@ def make_console() -> Console:
     return console
 
 
+def sparkline(
+    values: Sequence[float], *, low: float, high: float, width: int, encoding: str = "utf-8"
+) -> str:
+    """Values as a curve in one line: a character per value, or per mean of several.
+
+    Args:
+        values: finite numbers.
+        low: the value of the lowest character.
+        high: the value of the highest one.
+        width: characters at most.
+        encoding: of the terminal; one without block characters gets ASCII.
+    """
+    try:
+        BLOCKS.encode(encoding)
+        levels = BLOCKS
+    except (UnicodeError, LookupError):
+        levels = PLAIN
+    count = min(len(values), width)
+    ends = [len(values) * i // count for i in range(count + 1)] if count else [0]
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(ends)]
+    span = (high - low) or 1.0
+    top = len(levels) - 1
+    return "".join(levels[min(max(round(top * (mean - low) / span), 0), top)] for mean in means)
+
+
+def fits(head: Sequence[str], rows: Sequence[Sequence[Cell]], width: int) -> bool:
+    """Whether `table` draws columns in `width` characters, and not blocks of lines."""
+    least = [min(size, LEAST) for size in _natural(head, rows)]
+    return sum(least) + GAP * (len(head) - 1) <= width
+
+
+def _natural(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[int]:
+    """Characters that each column takes if it need not fold."""
+    return [
+        max(_text(heading).cell_len, *(_text(row[i]).cell_len for row in rows), 0)
+        for i, heading in enumerate(head)
+    ]
+
+
 def table(
     head: Sequence[str], rows: Sequence[Sequence[Cell]], *, width: int, right: Sequence[int] = ()
 ) -> RenderableType:
@@ -53,12 +98,8 @@ def table(
         right: numbers of the columns that are flush right.
     """
     cells = [[_text(cell) for cell in row] for row in rows]
-    natural = [
-        max(_text(heading).cell_len, *(row[i].cell_len for row in cells), 0)
-        for i, heading in enumerate(head)
-    ]
-    least = [min(size, LEAST) for size in natural]
-    if sum(least) + GAP * (len(head) - 1) > width:
+    natural = _natural(head, cells)
+    if not fits(head, cells, width):
         return _blocks(head, cells)
     drawn = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     for i, heading in enumerate(head):

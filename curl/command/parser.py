@@ -22,6 +22,7 @@ COMMANDS = {
     "eval": "Evaluate saved agents in new episodes.",
     "compare": "Compare the recorded results of many runs, with statistics.",
     "status": "Show how far runs are, and which of them failed.",
+    "report": "Draw the curves of runs that are still going, and when they will end.",
     "views": "Draw what every augmentation makes of one observation.",
     "record": "Record the episodes of a saved agent as a dataset.",
     "import": "Import a folder of V-D4RL as a dataset.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
@@ -19,6 +20,9 @@ CAPTIONS = {
     "profiles": "Performance profiles: a curve further to the upper right is better.",
     "improvement": "Probability of improvement with 95 % intervals.",
     "looks": "Return (IQM over seeds) on each look; the colour is its ratio to the training look.",
+    "returns": "Evaluations so far: single runs (thin), and the IQM of runs with the same label, "
+    "where all of them have been evaluated (thick).",
+    "training": "Metrics of training so far, one line per run, in the colour of its label.",
 }
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b }
@@ -68,8 +72,18 @@ def markdown(title: str, sections: Sequence[Section]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def page(title: str, sections: Sequence[Section], images: dict[str, tuple[bytes, bytes]]) -> str:
-    """One HTML file that fetches nothing: figures are SVG within it."""
+def page(
+    title: str,
+    sections: Sequence[Section],
+    images: dict[str, tuple[bytes, bytes]],
+    *,
+    refresh: float | None = None,
+) -> str:
+    """One HTML file that fetches nothing: figures are SVG within it.
+
+    Args:
+        refresh: seconds after which a browser reads the file again; None: never.
+    """
     parts = [f"<h1>{html.escape(title)}</h1>"]
     for section in sections:
         parts.append(f"<h2>{html.escape(section.title)}</h2>")
@@ -84,6 +98,8 @@ def page(title: str, sections: Sequence[Section], images: dict[str, tuple[bytes,
             image = f'<img alt="{caption}" src="data:image/svg+xml;base64,{data}">'
             parts.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    if refresh is not None:
+        head += f'<meta http-equiv="refresh" content="{max(math.ceil(refresh), 1)}">'
     body = "\n".join(parts)
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,12 +29,14 @@ from curl.study.runs import Run, named, read_run
 
 STATES = {"running": "cyan", "waiting": "dim", "finished": "green", "failed": "red"}
 STATES |= {"stale": "yellow"}
+CURVE, CURVE_WIDTH = "returns", 16  # the heading of the column of curves; characters of a curve
 
 
 @dataclass(frozen=True)
 class Status:
     """Where a run stands. `run` is None where its files cannot be read; `note` says why."""
 
+    folder: Path
     name: str
     state: str
     run: Run | None
@@ -56,12 +58,12 @@ def status(folder: Path, name: str | None = None) -> Status:
     changed = files.changed()
     age = None if changed is None else max(time.time() - changed, 0.0)
     if run is not None and run.reached >= run.budget:
-        return Status(name, "finished", run, age)
+        return Status(folder, name, "finished", run, age)
     if age is not None and is_worked_on(folder, age):
-        return Status(name, "running", run, age, "" if run else note)
+        return Status(folder, name, "running", run, age, "" if run else note)
     if note:
-        return Status(name, "failed", run, age, note)
-    return Status(name, "waiting" if age is None else "stale", run, age)
+        return Status(folder, name, "failed", run, age, note)
+    return Status(folder, name, "waiting" if age is None else "stale", run, age)
 
 
 def find(paths: Sequence[Path]) -> list[Status]:
@@ -72,11 +74,14 @@ def find(paths: Sequence[Path]) -> list[Status]:
     return [status(folder, name) for folder, name in named(folders).items()]
 
 
-def table(found: Sequence[Status], width: int = 120) -> Group:
+def table(found: Sequence[Status], width: int = 120, encoding: str = "utf-8") -> Group:
     """All runs, one row per run, and a line that counts them and says where they are.
+
+    The last column but one is the curve of returns, which goes first where there is no room.
 
     Args:
         width: characters in a line.
+        encoding: of the terminal, for the curves.
     """
     top = os.path.commonpath([Path(each.name).parent for each in found])
     axes = {each.run.axis for each in found if each.run is not None}
@@ -96,8 +101,52 @@ def table(found: Sequence[Status], width: int = 120) -> Group:
     counts = Counter(each.state for each in found)
     told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     total = f"{len(found)} run{'s' * (len(found) != 1)}{' in ' * bool(top)}{top}"
-    drawn = tables.table([*head, *[""] * noted], rows, width=width, right=range(2, len(head)))
+    head += [""] * noted
+    right = [*range(2, len(head))]
+    if any(curves := _curves(found, encoding)):
+        place = head.index("updated")
+        longer = [*head[:place], CURVE, *head[place:]]
+        with_curves = [
+            [*row[:place], Text(curve or "-"), *row[place:]]
+            for row, curve in zip(rows, curves, strict=True)
+        ]
+        # Without columns, a line more per run is no matter.
+        if tables.fits(longer, with_curves, width) or not tables.fits(head, rows, width):
+            head, rows = longer, with_curves
+            right = [i + (i > place) for i in right if i != place] + [place + 1]
+    drawn = tables.table(head, rows, width=width, right=right)
     return Group(drawn, Text(f"\n{total}: {told}"))
+
+
+def _curves(found: Sequence[Status], encoding: str) -> list[str]:
+    """The returns of each run as a line; empty before its first evaluation.
+
+    The runs of one task share their scale: from 0, or a lower return, to the highest of them.
+    """
+    scales: dict[str, list[float]] = {}
+    for each in found:
+        if each.run is not None:
+            scales.setdefault(task_of(each.run), [0.0]).extend(each.run.returns.tolist())
+    curves = []
+    for each in found:
+        returns = [] if each.run is None else each.run.returns.tolist()
+        scale = [] if each.run is None else scales[task_of(each.run)]
+        curves.append(
+            tables.sparkline(
+                returns,
+                low=min(scale, default=0.0),
+                high=max(scale, default=0.0),
+                width=CURVE_WIDTH,
+                encoding=encoding,
+            )
+        )
+    return curves
+
+
+def task_of(run: Run) -> str:
+    """What the task of a run is called; its configuration may be that of an older version."""
+    task = run.config.get("task")
+    return str(task.get("name")) if isinstance(task, Mapping) else ""
 
 
 def _ago(seconds: float | None) -> str:

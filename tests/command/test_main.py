@@ -121,7 +121,7 @@ def test_the_version_is_told(typed: Typed) -> None:
 
 REFUSALS = [
     (["trian"], "unknown command 'trian'; did you mean train; known: train, eval, compare, "),
-    (["xyzzy"], "unknown command 'xyzzy'; known: train, eval, compare, status, views"),
+    (["xyzzy"], "unknown command 'xyzzy'; known: train, eval, compare, status, report"),
     (["help", "stats"], "unknown command 'stats'; did you mean status"),
     (["--trace"], "unknown command '--trace'"),
     ([""], "unknown command ''"),
@@ -140,6 +140,9 @@ REFUSALS = [
     (["status", "--watch", "often"], "--watch: must be a number of seconds, got 'often'"),
     (["status", "--watch", "nan"], "--watch: must be a number of seconds, got 'nan'"),
     (["status", "/nowhere"], "no run in /nowhere"),
+    (["report", "/nowhere"], "no run in /nowhere"),
+    (["report", "--watch", "often"], "--watch: must be a number of seconds, got 'often'"),
+    (["report", "--out", "/"], "--out / is a folder; name the file, for example /report.html"),
     (["views", "--task", "cartpole"], "task must be one of "),
     (["views", "--views", "0"], "--views must be an integer >= 1, got 0"),
     (["record", "x"], "the following arguments are required: --dataset"),

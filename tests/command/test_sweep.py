@@ -332,15 +332,69 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(table(find([tmp_path / "runs"])))
     lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
-    assert lines[0] == "run state env steps of return at updated"
+    assert lines[0] == "run state env steps of return at returns updated"
     assert lines[1] == (
-        "cartpole_swingup/curl-crop-infonce/seed_1 finished 100,000 100,000 321.0 100,000 0 s ago"
+        "cartpole_swingup/curl-crop-infonce/seed_1 finished 100,000 100,000 321.0 100,000 ▁▂▄▅▇█ "
+        "0 s ago"
     )
     assert lines[2] == (
-        "cartpole_swingup/curl-gaussian-infonce/seed_2 stale 40,000 100,000 40.0 40,000 0 s ago"
+        "cartpole_swingup/curl-gaussian-infonce/seed_2 stale 40,000 100,000 40.0 40,000 ▁▂ 0 s ago"
     )
-    assert lines[3] == "walker_walk/curl-crop-infonce/seed_1 stale 400 100,000 - - 0 s ago"
+    assert lines[3] == "walker_walk/curl-crop-infonce/seed_1 stale 400 100,000 - - - 0 s ago"
     assert lines[-1] == "3 runs in runs: 1 finished, 2 stale"
+
+
+def curves(width: int, top: Path, encoding: str = "utf-8") -> list[str]:
+    """The column of curves; empty where there is none."""
+    console = Console(width=width, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(table(find([top]), width, encoding))
+    head, *rows = console.export_text().splitlines()[:-2]
+    if " returns " not in head:
+        return []
+    begin = head.index(" returns ") + 1
+    return [cell for row in rows if (cell := row[begin:].split("  ")[0].strip())]
+
+
+def test_a_narrow_terminal_gets_no_curves(tmp_path: Path) -> None:
+    """Rather than a block of lines per run, which would still have them."""
+    make_run(tmp_path / "a_rather_long_name", seed=1)
+    assert curves(120, tmp_path) == curves(75, tmp_path) == ["▁▂▄▅▇█"]
+    assert curves(66, tmp_path) == []
+    console = Console(width=40, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(table(find([tmp_path]), 40))
+    assert "  returns: ▁▂▄▅▇█\n" in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "curve"), [("utf-8", "▁▂▄▅▇█"), ("ascii", "_.=+%#"), ("latin-1", "_.=+%#")]
+)
+def test_a_terminal_without_block_characters_gets_ascii(
+    tmp_path: Path, encoding: str, curve: str
+) -> None:
+    make_run(tmp_path, seed=1)
+    assert curves(120, tmp_path, encoding) == [curve]
+
+
+def test_the_encoding_of_the_terminal_decides(tmp_path: Path) -> None:
+    make_run(tmp_path, seed=1)
+    for encoding, curve in (("ascii", "_.=+%#"), ("utf-8", "▁▂▄▅▇█")):
+        done = subprocess.run(
+            [sys.executable, "-m", "curl", "status", str(tmp_path)],
+            env=ENVIRONMENT | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            timeout=120,
+        )
+        assert done.returncode == 0 and curve in done.stdout.decode(encoding)
+
+
+def test_runs_of_one_task_share_the_scale_of_their_curves(tmp_path: Path) -> None:
+    """Negative returns too, which lie below 0 and not at the bottom of each run's own scale."""
+    for seed, final in ((1, 800), (2, 400), (3, -800)):
+        make_run(tmp_path, seed=seed, final=final)
+    make_run(tmp_path, task="walker_walk", final=50)
+    high, middle, low, other = curves(120, tmp_path)
+    assert high[-1] == "█" and low[-1] == "▁" and other == "▁▂▄▅▇█"
+    assert high[0] == middle[0] == low[0] and "▄" < middle[-1] < "█"
 
 
 def test_a_folder_without_runs_is_refused(

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from curl.command import compare, status
 from curl.command.eval import show
-from curl.tables import UNLIMITED, make_console, table
+from curl.tables import BLOCKS, PLAIN, UNLIMITED, make_console, sparkline, table
 from support.synthetic_runs import make_run
 
 NAME = "runs/[a]/a_rather_long_name_of_an_experiment-with-[bold]brackets[/bold]/seed_1"
@@ -130,3 +130,36 @@ def test_a_comparison(
     if columns is None:  # of a sample: with ddof = 0 it would be 0.5, shown as 0
         assert text.count(" 502 ± 1 ") == 2
     assert f"report: {out}/report.html" in text
+
+
+# -- curves in one line ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high", "curve"),
+    [
+        ([], 0, 1, ""),
+        ([3.0], 0, 7, "▄"),
+        ([0, 1, 2, 3, 4, 5, 6, 7], 0, 7, BLOCKS),
+        ([7.0, 0.0], 0, 7, "█▁"),
+        ([5.0, 5.0], 5, 5, "▁▁"),  # no span at all
+        ([-9.0, 99.0], 0, 7, "▁█"),  # beyond the scale
+    ],
+)
+def test_values_are_drawn_from_low_to_high(
+    values: list[float], low: float, high: float, curve: str
+) -> None:
+    assert sparkline(values, low=low, high=high, width=16) == curve
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 16, 1000])
+def test_many_values_are_averaged_over_the_width(count: int) -> None:
+    values = [float(n) for n in range(count)]
+    curve = sparkline(values, low=0, high=max(count - 1, 1), width=8)
+    assert len(curve) == min(count, 8)
+    assert list(curve) == sorted(curve) and curve[0] == BLOCKS[0]
+
+
+def test_every_level_has_one_character_in_ascii_too() -> None:
+    assert len(set(BLOCKS)) == len(set(PLAIN)) == len(BLOCKS) == len(PLAIN)
+    assert PLAIN.isascii() and sparkline([0, 7], low=0, high=7, width=2, encoding="no") == "_#"

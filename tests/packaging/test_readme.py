@@ -131,6 +131,7 @@ RULES: list[tuple[str, Run | Exempt]] = [
     (r"python -m curl( --help)?$", Run(("--help",), fast=True)),
     (r"python -m curl status .*--watch", Run(watches=True, fast=True)),
     (r"python -m curl status", Run(fast=True)),
+    (r"python -m curl report", Run(fast=True)),
     (r"python -m curl record .*--replay", Run(fast=True)),
     (r"python -m curl record", Run(("--episodes", "1"), fast=True)),
     (
