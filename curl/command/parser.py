@@ -24,6 +24,7 @@ COMMANDS = {
     "status": "Show how far runs are, and which of them failed.",
     "report": "Draw the curves of runs that are still going, and when they will end.",
     "views": "Draw what every augmentation makes of one observation.",
+    "inspect": "Look inside a saved agent: what it sees, knows and expects, and what is wrong.",
     "record": "Record the episodes of a saved agent as a dataset.",
     "import": "Import a folder of V-D4RL as a dataset.",
     "join": "Join several datasets into one.",

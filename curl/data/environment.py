@@ -187,6 +187,24 @@ def constructor(env: gym.Env[Any, Any], task: Mapping[str, Any]) -> dict[str, An
     return {"id": name, "kwargs": given | env.get_wrapper_attr("scene").arguments()}
 
 
+def state_names(env: gym.Env[Any, Any]) -> list[str]:
+    """The names of the numbers of `state_of`, K of them; none where it is None.
+
+    A number of a dictionary has the name of its entry, as `velocity[1]`; others are `state[0]` and
+    so on.
+    """
+    state, space = state_of(env), env.get_wrapper_attr("observed_space")
+    if state is None:
+        return []
+    parts = space.spaces if isinstance(space, gym.spaces.Dict) else {"state": space}
+    sizes = {name: gym.spaces.flatdim(part) for name, part in parts.items()}
+    return [
+        name if size == 1 else f"{name}[{number}]"
+        for name, size in sizes.items()
+        for number in range(size)
+    ]
+
+
 def frames_per_second(env: gym.Env[Any, Any], action_repeat: int) -> Fraction:
     """Agent steps per second of simulated time, for videos that play at true speed."""
     control = getattr(env.unwrapped, "dt", None)  # Shimmy and MuJoCo: seconds per control step

@@ -160,6 +160,15 @@ class ReplayBuffer:
         number = torch.randint(
             self.first, self.last, (batch_size,), generator=generator, device=generator.device
         )
+        return self.batch(number, offsets)
+
+    def batch(self, number: Tensor, offsets: Sequence[int] = ()) -> Batch:
+        """The transitions with these numbers.
+
+        Args:
+            number: int64 [B], from `first` on and below `last`, on any device.
+            offsets: see `sample`.
+        """
         after = self.arrivals[number.to(self.device) % self.capacity]  # frame number of next_obs
         row = after % self.rows
         later = {offset: self._later(after, offset) for offset in offsets}

@@ -33,6 +33,7 @@ class Stream(enum.IntEnum):
     RECORDED_ACTIONS = 7  # random actions in a dataset; numbered by episode
     PROBES = 8  # episodes that probes choose, and environment of those that they play
     SHIFTS = 9  # looks of an environment; its seed is that of the episode
+    INSPECTION = 10  # environment of the episodes that an inspection plays; numbered by episode
 
 
 def sequence(seed: int, stream: Stream, number: int = 0) -> np.random.SeedSequence:

@@ -62,6 +62,15 @@ class Objective(nn.Module, ABC):
         A loss of several parts reports each of them, too, as `<part>_loss`.
         """
 
+    def scores(self, latents: Latents) -> Tensor | None:
+        """How well each query fits each key: [B, B], larger is better, own keys on the diagonal.
+
+        The queries are those of the first query offset and the keys those of the first key offset.
+        `accuracy` counts how often the diagonal is the largest of its row. None for an objective
+        that does not choose one observation among others.
+        """
+        return None
+
 
 def alignment(query: Tensor, key: Tensor, valid: Tensor | None = None) -> Metrics:
     """How well queries [B, D] match their keys [B, D], and whether the queries collapse.

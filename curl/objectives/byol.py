@@ -37,6 +37,13 @@ class BYOL(Objective):
     def forward(self, latents: Latents) -> tuple[Tensor, Metrics]:
         query, key = latents.query[0], latents.key[0]  # [B, D]
         prediction = self.predictor(query)  # [B, D]
-        scores = F.normalize(prediction, dim=1) @ F.normalize(key, dim=1).T  # [B, B]
-        metrics = {"accuracy": retrieval_accuracy(scores)}
+        metrics = {"accuracy": retrieval_accuracy(cosines(prediction, key))}
         return regression(prediction, key), metrics | alignment(query, key)
+
+    def scores(self, latents: Latents) -> Tensor:
+        return cosines(self.predictor(latents.query[0]), latents.key[0])
+
+
+def cosines(prediction: Tensor, key: Tensor) -> Tensor:
+    """cos(p_i, k_j), [B, B], of rows [B, D]."""
+    return F.normalize(prediction, dim=1) @ F.normalize(key, dim=1).T

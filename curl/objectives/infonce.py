@@ -38,8 +38,11 @@ class InfoNCE(Objective):
         self.bilinear = nn.Parameter(torch.rand(latent_dim, latent_dim))  # W
 
     def forward(self, latents: Latents) -> tuple[Tensor, Metrics]:
-        query, key = latents.query[0], latents.key[0]  # [B, D]
-        logits = query @ self.bilinear @ key.T  # [B, B]
+        logits = self.scores(latents)
         # loss log(B) and accuracy 1/B: collapsed; loss near 0 and accuracy 1: solved
         metrics = {"accuracy": retrieval_accuracy(logits)}
-        return infonce(logits), metrics | alignment(query, key)
+        return infonce(logits), metrics | alignment(latents.query[0], latents.key[0])
+
+    def scores(self, latents: Latents) -> Tensor:
+        query, key = latents.query[0], latents.key[0]  # [B, D]
+        return query @ self.bilinear @ key.T  # [B, B]

@@ -24,8 +24,11 @@ class InfoNCECosine(Objective):
         self.temperature = real("temperature", temperature, low=0, open_low=True)
 
     def forward(self, latents: Latents) -> tuple[Tensor, Metrics]:
+        logits = self.scores(latents)
+        metrics = {"accuracy": retrieval_accuracy(logits)}
+        return infonce(logits), metrics | alignment(latents.query[0], latents.key[0])
+
+    def scores(self, latents: Latents) -> Tensor:
         query, key = latents.query[0], latents.key[0]  # [B, D]
         cosine = F.normalize(query, dim=1) @ F.normalize(key, dim=1).T  # [B, B]
-        logits = cosine / self.temperature
-        metrics = {"accuracy": retrieval_accuracy(logits)}
-        return infonce(logits), metrics | alignment(query, key)
+        return cosine / self.temperature

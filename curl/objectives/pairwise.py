@@ -53,3 +53,6 @@ class Pairwise(Objective):
         loss = pairwise(distances, margin=self.margin, squared=self.squared)
         metrics = {"accuracy": retrieval_accuracy(-distances)}
         return loss, metrics | alignment(query, key)
+
+    def scores(self, latents: Latents) -> Tensor:
+        return -squared_distances(latents.query[0], latents.key[0])

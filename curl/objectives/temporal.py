@@ -28,7 +28,11 @@ class Temporal(Objective):
 
     def forward(self, latents: Latents) -> tuple[Tensor, Metrics]:
         query, key, valid = latents.query[0], latents.key[0], latents.valid[0]  # [B, D], [B]
-        prediction = query + self.residual(query)  # [B, D]
-        logits = self.bilinear(prediction) @ key.T  # [B, B]
+        logits = self.scores(latents)
         metrics = {"accuracy": retrieval_accuracy(logits, valid)}
         return infonce(logits, valid), metrics | alignment(query, key, valid)
+
+    def scores(self, latents: Latents) -> Tensor:
+        query, key = latents.query[0], latents.key[0]  # [B, D]
+        prediction = query + self.residual(query)  # [B, D]
+        return self.bilinear(prediction) @ key.T  # [B, B]

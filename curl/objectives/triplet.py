@@ -65,3 +65,6 @@ class Triplet(Objective):
         loss = triplet(distances, MINING[self.mining](distances), self.margin)
         metrics = {"accuracy": retrieval_accuracy(-distances)}
         return loss, metrics | alignment(query, key)
+
+    def scores(self, latents: Latents) -> Tensor:
+        return -squared_distances(latents.query[0], latents.key[0])

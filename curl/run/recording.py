@@ -40,13 +40,14 @@ def play(
     episodes: int,
     seed: int,
     how: str = "mean",
+    stream: Stream = Stream.RECORDING,
     stop: Callable[[], bool] = lambda: False,
     watchdog: Watchdog | None = None,
 ) -> Iterator[Episode]:
     """Let an agent act in its environment, and yield each episode when it is over.
 
-    The episodes are those of no training and of no evaluation, whatever the seeds: see
-    `episode_seed`.
+    The episodes of a dataset are those of no training and of no evaluation, whatever the seeds:
+    see `episode_seed`.
 
     Args:
         env: of `curl.make_env`.
@@ -54,6 +55,7 @@ def play(
         seed: of the episodes and of random actions. `load` has seeded what the agent draws.
         how: mean: the mean action, as in evaluations. sample: an action is drawn, as in training.
             random: actions are uniformly random, and the agent is not asked.
+        stream: of the seeds of the episodes.
         stop: asked before every step.
         watchdog: is told when the environment does not answer; None: nobody is.
 
@@ -65,7 +67,7 @@ def play(
     choice("policy", how, POLICIES)
     watched = Watched(env, watchdog, interruptible=True)
     for number in range(integer("episodes", episodes)):
-        reset_seed = episode_seed(seed, Stream.RECORDING, number)
+        reset_seed = episode_seed(seed, stream, number)
         generator = np.random.default_rng(sequence(seed, Stream.RECORDED_ACTIONS, number))
         policy.reset()
         frame = watched.reset(seed=reset_seed)

@@ -70,4 +70,5 @@ def write(comparison: Comparison, out: Path) -> None:
     plots.save(images, out)
     write_csv(comparison, out)
     (out / "report.md").write_text(rendering.markdown(title, sections), encoding="utf-8")
-    (out / "report.html").write_text(rendering.page(title, sections, images), encoding="utf-8")
+    drawings = {name: svg for name, (_, svg) in images.items()}
+    (out / "report.html").write_text(rendering.page(title, sections, drawings), encoding="utf-8")

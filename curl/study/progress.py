@@ -106,7 +106,8 @@ def write(runs: Sequence[Path], out: Path, *, refresh: float | None = None) -> l
     found = [progress(each) for each in find(runs)]
     out.parent.mkdir(parents=True, exist_ok=True)
     images = progress_plots.draw(found)
-    page = rendering.page(title(found), sections(found), images, refresh=refresh)
+    drawings = {name: svg for name, (_, svg) in images.items()}
+    page = rendering.page(title(found), sections(found), drawings, refresh=refresh)
     write_text(out, page)
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -24,6 +24,7 @@ CAPTIONS = {
     "where all of them have been evaluated (thick).",
     "training": "Metrics of training so far, one line per run, in the colour of its label.",
 }
+PNG = b"\x89PNG"  # what such a file begins with
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b }
 body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -55,7 +56,9 @@ def terminal(title: str, sections: Sequence[Section], console: Console) -> None:
             console.print(table(head, rows, width=console.width))
 
 
-def markdown(title: str, sections: Sequence[Section]) -> str:
+def markdown(
+    title: str, sections: Sequence[Section], captions: Mapping[str, str] = CAPTIONS
+) -> str:
     """GitHub Markdown; figures are the PNG files beside it."""
     parts = [f"# {title}"]
     for section in sections:
@@ -67,7 +70,7 @@ def markdown(title: str, sections: Sequence[Section]) -> str:
             lines = [head, ["---"] * len(head), *rows]
             parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
         parts += [
-            f"![{CAPTIONS[name]}]({name}.png)\n\n{CAPTIONS[name]}" for name in section.figures
+            f"![{captions[name]}]({name}.png)\n\n{captions[name]}" for name in section.figures
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -75,13 +78,16 @@ def markdown(title: str, sections: Sequence[Section]) -> str:
 def page(
     title: str,
     sections: Sequence[Section],
-    images: dict[str, tuple[bytes, bytes]],
+    images: Mapping[str, bytes],
+    captions: Mapping[str, str] = CAPTIONS,
     *,
     refresh: float | None = None,
 ) -> str:
-    """One HTML file that fetches nothing: figures are SVG within it.
+    """One HTML file that fetches nothing: figures lie within it.
 
     Args:
+        images: name of a figure -> the content of its PNG or SVG file.
+        captions: name of a figure -> what stands below it.
         refresh: seconds after which a browser reads the file again; None: never.
     """
     parts = [f"<h1>{html.escape(title)}</h1>"]
@@ -94,8 +100,9 @@ def page(
         if section.table:
             parts.append(_html_table(section.table))
         for name in section.figures:
-            data, caption = base64.b64encode(images[name][1]).decode(), html.escape(CAPTIONS[name])
-            image = f'<img alt="{caption}" src="data:image/svg+xml;base64,{data}">'
+            data, caption = base64.b64encode(images[name]).decode(), html.escape(captions[name])
+            kind = "png" if images[name].startswith(PNG) else "svg+xml"
+            image = f'<img alt="{caption}" src="data:image/{kind};base64,{data}">'
             parts.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
     if refresh is not None:

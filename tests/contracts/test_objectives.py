@@ -76,6 +76,16 @@ def mismatched(latents: Latents, order: Tensor) -> Latents:
     return dataclasses.replace(in_order(latents, order), query=latents.query)
 
 
+def test_accuracy_is_that_of_the_scores(objective: Objective) -> None:
+    """Those that compare no two observations have no scores."""
+    latents = random_latents(objective)
+    latents = dataclasses.replace(latents, key=latents.key + 0.5 * latents.query.detach()[:1])
+    scores, accuracy = objective.scores(latents), objective(latents)[1]["accuracy"]
+    if scores is not None:
+        assert scores.shape == (16, 16) and 0 < accuracy < 1
+        assert retrieval_accuracy(scores) == accuracy
+
+
 def test_none_is_plain_sac() -> None:
     assert [path.stem for path in FILES if make(path) is None] == ["none"]
 

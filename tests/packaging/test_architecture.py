@@ -28,6 +28,7 @@ LAYERS = (
     ("agents",),
     ("run",),
     ("study",),
+    ("inspection",),
     ("command",),
     ("__main__",),
 )
@@ -111,7 +112,7 @@ def test_every_file_opens_with_what_it_holds(path: Path) -> None:
 def test_training_starts_without_the_packages_that_only_some_runs_use() -> None:
     """A run without videos, wandb, plots and datasets needs none of their packages to start."""
     # These draw, compare, or compute statistics; a run does none of it.
-    aside = ("curl.command.views", "curl.command.compare", "curl.study")
+    aside = ("curl.command.views", "curl.command.compare", "curl.study", "curl.inspection")
     dotted = [name_of(path).removesuffix(".py").replace("/", ".") for path in SOURCES]
     modules = [name for name in dotted if not name.startswith(aside) and "__" not in name]
     assert "curl.command.train" in modules

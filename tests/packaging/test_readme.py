@@ -140,6 +140,7 @@ RULES: list[tuple[str, Run | Exempt]] = [
     ),
     (r"python -m curl join", Run(fast=True)),
     (r"python -m curl dataset", Run(fast=True)),
+    (r"python -m curl inspect", Run(("--episodes", "2"), fast=True)),
     (r"python -m curl views", Run(("--views", "1"), fast=True)),
     (r"python -m benchmarks\..*--device cuda", Exempt("needs a GPU")),
     (
