@@ -20,7 +20,7 @@ BETTER_THAN_RANDOM = 2.0
 """Standard deviations (of random actions' returns) that a policy must be above their mean."""
 WEAK = 0.3
 """Share of the largest return below which a policy is weak, where that return is known."""
-SOLVED, NEAR_CHANCE = 0.95, 3.0
+SOLVED, NEAR_CHANCE = 0.9, 3.0
 """Retrieval accuracy from which a task is solved; multiple of 1/B up to which it is chance."""
 COLLAPSED = 0.99
 """Mean cosine of the latents of different observations from which they are one point."""
@@ -214,7 +214,9 @@ def _contrast(seen: Inspection) -> list[Finding]:
         line = f"the contrastive task is not learnt: accuracy {accuracy:.3f}, chance {chance:.3f}"
         return [Finding(PROBLEM, line, f"{NEAR_CHANCE:g} x chance")]
     if accuracy < SOLVED:
-        line = f"the contrastive task is half learnt: accuracy {accuracy:.2f} of {len(found)} keys"
+        line = (
+            f"the contrastive task is learnt in part: accuracy {accuracy:.2f} of {len(found)} keys"
+        )
         return [Finding(CAUTION, line, f"{SOLVED:g}")]
     lost = [f"{name} (R² {r2:.2f})" for name, r2 in decoded(seen).items() if r2 < LOST]
     if lost:

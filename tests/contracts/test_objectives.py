@@ -78,12 +78,15 @@ def mismatched(latents: Latents, order: Tensor) -> Latents:
 
 def test_accuracy_is_that_of_the_scores(objective: Objective) -> None:
     """Those that compare no two observations have no scores."""
-    latents = random_latents(objective)
-    latents = dataclasses.replace(latents, key=latents.key + 0.5 * latents.query.detach()[:1])
-    scores, accuracy = objective.scores(latents), objective(latents)[1]["accuracy"]
-    if scores is not None:
-        assert scores.shape == (16, 16) and 0 < accuracy < 1
-        assert retrieval_accuracy(scores) == accuracy
+    found = []
+    for seed in range(8):
+        latents = random_latents(objective, seed=seed)
+        scores, accuracy = objective.scores(latents), objective(latents)[1]["accuracy"]
+        if scores is not None:
+            assert scores.shape == (16, 16)
+            assert retrieval_accuracy(scores) == accuracy
+            found.append(float(accuracy))
+    assert not found or 0 < max(found) < 1
 
 
 def test_none_is_plain_sac() -> None:
