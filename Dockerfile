@@ -17,7 +17,8 @@ COPY pyproject.toml constraints.txt ./
 # The dependencies alone, so that this layer is kept while only the code changes.
 RUN python3 -m venv /opt/curl \
     && python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-print(*p["dependencies"], *p["optional-dependencies"]["box2d"], sep="\n")' > requirements.txt \
+extras = p["optional-dependencies"]; \
+print(*p["dependencies"], *extras["box2d"], *extras["onnx"], sep="\n")' > requirements.txt \
     && pip install --no-compile ${EXTRA_INDEX:+--extra-index-url "$EXTRA_INDEX"} \
        -c constraints.txt "$TORCH" -r requirements.txt \
     && pip uninstall -y pip setuptools
@@ -28,7 +29,8 @@ RUN cd /opt/curl/lib/python3*/site-packages \
     && rm -rf torch/include torch/test \
     && find torch/bin ! -type d ! -name torch_shm_manager -delete \
     && MUJOCO_GL=disable python -c 'import av, gymnasium.wrappers, hydra, matplotlib.pyplot, \
-rich.progress, scipy.stats, shimmy, torch._dynamo, wandb; from dm_control import suite'
+onnxruntime, onnxscript, rich.progress, scipy.stats, shimmy, torch._dynamo, wandb; \
+from dm_control import suite'
 
 FROM ${BASE}
 RUN apt-get update \

@@ -126,6 +126,9 @@ def test_training_starts_without_the_packages_that_only_some_runs_use() -> None:
         "h5py",
         "hydra_plugins",
         "ray",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
     )
     program = f"""
 import sys

@@ -61,6 +61,7 @@ def entrypoint(tmp_path):
         ("train", "label=a b  $c *"),
         ("eval", "runs/a", "--video"),
         ("compare", "runs/a", "runs/b"),
+        ("export", "runs/a", "--out", "runs/policy"),
         ("status", "runs", "--watch", "5"),
         ("trian", "task=walker_walk"),
         ("--help",),
@@ -82,7 +83,13 @@ def test_a_runs_folder_that_cannot_be_written_is_noted(tmp_path):
     assert script.count("/runs ]") == 2
     script = script.replace("-w /runs ]", "-w /nowhere ]").replace("-d /runs ]", f"-d {tmp_path} ]")
     script = script.replace("%u:%g /runs", f"%u:%g {tmp_path}").replace("exec python", "exec echo")
-    for command, noted in (("train", True), ("eval", True), ("status", False), ("--help", False)):
+    for command, noted in (
+        ("train", True),
+        ("eval", True),
+        ("export", True),
+        ("status", False),
+        ("--help", False),
+    ):
         done = subprocess.run(
             ["sh", "-c", script, "sh", command], capture_output=True, text=True, check=True
         )

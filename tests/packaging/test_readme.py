@@ -37,7 +37,7 @@ DOCUMENTS = [
 ]
 COPIED = shlex.split(
     "train.py eval.py Makefile README.md pyproject.toml constraints.txt docker-entrypoint "
-    "Dockerfile .dockerignore .gitignore curl configs benchmarks tests results docs .ci "
+    "Dockerfile .dockerignore .gitignore curl configs benchmarks tests results docs examples .ci "
     "CONTRIBUTING.md CHANGELOG.md CITATION.cff mkdocs.yml .pre-commit-config.yaml .github"
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -67,6 +67,9 @@ FIRST = "python -m curl train task=walker_walk seed=3"
 DATASET = "walker_walk/expert-v0"
 """The dataset that commands and programs read is recorded from it, into the folder DATASETS."""
 DATASETS = "datasets"
+
+SERVED = "policy"
+"""The image that examples/serve.Dockerfile makes. It has no commands of ours."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,11 @@ RULES: list[tuple[str, Run | Exempt]] = [
     (r"python -m curl join", Run(fast=True)),
     (r"python -m curl dataset", Run(fast=True)),
     (r"python -m curl inspect", Run(("--episodes", "2"), fast=True)),
+    (r"python -m curl export", Run(fast=True)),
+    (
+        r"python examples/act\.py",
+        Exempt("needs an exported policy; tests/packaging/test_deploy.py runs it"),
+    ),
     (r"python -m curl views", Run(("--views", "1"), fast=True)),
     (r"python -m benchmarks\..*--device cuda", Exempt("needs a GPU")),
     (
@@ -187,7 +195,7 @@ RULES: list[tuple[str, Run | Exempt]] = [
     (r"make ", Exempt("would install the project; `make -n` shows what it would do")),
     (r"pip install -e", Exempt("needs a package index; the extras are looked up in pyproject")),
     (r"docker (build|run|stop)\b", Exempt("needs Docker; checked against docker-entrypoint")),
-    (r"(source|mkdir) ", Exempt("the shell's own")),
+    (r"(source|mkdir|cp) ", Exempt("the shell's own")),
 ]
 
 
@@ -231,7 +239,7 @@ COMMANDS = sorted(set(found()), key=lambda command: (command.document, command.t
 CONTAINED = [
     Command("a container", contained(command.text))
     for command in COMMANDS
-    if command.text.startswith("docker run")
+    if command.text.startswith("docker run") and not command.text.endswith(f" {SERVED}")
 ]
 
 
