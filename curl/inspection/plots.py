@@ -226,7 +226,7 @@ def units(seen: Inspection) -> Figure:
     left.barh(places, [each.dead for each in rows], 0.3, color=COLOURS[1], label="dead")
     left.axvline(findings.MANY_DORMANT, **drawing.REFERENCE)
     left.set(xlim=(0, 1), xlabel="share of units")
-    left.legend(loc="lower right", fontsize=7)
+    figure.legend(loc="outside upper left", ncols=2)
     for place, each in zip(places, rows, strict=True):
         if each.rank is not None and each.untrained_rank is not None:
             right.barh(place - 0.16, each.rank, 0.3, color=COLOURS[0])
