@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 M = TypeVar("M", bound=BaseModel)
 
 USED = "used"
-"""The key of config.yaml that records the machine and the axis of a run; it is not a setting."""
+"""The key of config.yaml that records machine, axis and commit of a run; it is not a setting."""
 
 STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 FOREIGN: ConfigDict = {**STRICT, "arbitrary_types_allowed": True, "protected_namespaces": ()}

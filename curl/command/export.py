@@ -188,12 +188,12 @@ def used_by(run: Path) -> dict[str, Any] | None:
 
 
 def commits_of(run: Path) -> list[str]:
-    """The versions of the code that trained a run, where somebody noted them."""
+    """The versions of the code that trained a run, where somebody noted them, else the last one."""
     try:
-        lines = RunFolder.of(run).commits.read_text(encoding="utf-8", errors="replace")
+        return RunFolder.of(run).commits.read_text(encoding="utf-8", errors="replace").split()
     except OSError:
-        return []
-    return lines.split()
+        last = (used_by(run) or {}).get("commit")
+        return [last] if isinstance(last, str) else []
 
 
 def evaluations_of(run: Path, policy: Policy) -> Iterator[dict[str, Any]]:

@@ -41,6 +41,7 @@ from curl.run.folder import (
 from curl.run.guard import Signals
 from curl.run.inputs import Inputs, take_over, taken_in
 from curl.schema import SettingsError
+from curl.version import commit
 
 if TYPE_CHECKING:
     from curl.data.dataset import Dataset
@@ -152,6 +153,7 @@ def build_and_run(
         "device": str(device),
         "precision": str(precision).removeprefix("torch."),
         "axis": axis,
+        "commit": commit(),
     }
     save_config(folder, config, used)
     logger = Logger(

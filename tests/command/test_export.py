@@ -24,6 +24,7 @@ from curl.data.seeding import Stream, episode_seed
 from curl.run import exporting
 from curl.run.checkpoint import load_file
 from curl.run.exporting import EXTRA, ONNX_FILE, TORCH_FILE
+from curl.run.folder import write_config
 from curl.run.policy import load
 from support import faulty
 from support.typed import Typed
@@ -182,6 +183,16 @@ def test_a_state_file_elsewhere_can_be_exported_without_its_folder(
     assert found["training"]["used"] is None
     assert list(found["checks"]["largest_difference"]) == [TORCH_FILE]
     assert not (tmp_path / "policy" / "requirements.txt").exists()
+
+
+def test_the_commit_of_the_last_start_is_known_without_a_list(tmp_path: Path) -> None:
+    run = save(tmp_path, settings())
+    assert module.commits_of(run) == []
+    for found, told in (("0123456789ab", ["0123456789ab"]), (None, [])):
+        write_config(run, {**settings(), "used": {"commit": found}})
+        assert module.commits_of(run) == told
+    (run / "commits.txt").write_text("first\nsecond\n")
+    assert module.commits_of(run) == ["first", "second"]
 
 
 def test_an_evaluation_of_the_checkpoint_is_on_the_card(made: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from curl.run.folder import RunFolder, read_config
 from curl.run.guard import Signals, StopSignal, Watchdog
 from curl.run.scoring import evaluate_run
 from curl.run.start import train
+from curl.version import commit
 from support import faulty  # noqa: F401  registers environments
 from support.paths import ROOT
 from support.programs import SETTINGS
@@ -69,7 +70,8 @@ def trained(config: dict[str, Any]) -> Path:
 
 def test_a_program_trains_from_plain_values(trained: Path, config: dict[str, Any]) -> None:
     saved = read_config(trained)
-    assert saved.pop("used")["device"] == "cpu"
+    used = saved.pop("used")
+    assert (used["device"], used["commit"]) == ("cpu", commit())
     assert saved == checked(config)
     assert Checkpoints(trained).newest_state()["counters"]["env_steps"] == 40
 
