@@ -123,16 +123,13 @@ def make_env(
     return env
 
 
-def show(env: gym.Env[Any, Any], shift: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give an environment of `make_env` another look, from its next reset on.
+def require_sense(env: gym.Env[Any, Any], shift: Mapping[str, Mapping[str, Any]]) -> None:
+    """`ValueError` if another look would make no sense in an environment of `make_env`.
 
     Args:
         shift: as in `make_env`.
-
-    Raises:
-        ValueError: a shift that is unknown or makes no sense here; the look stays as it was.
     """
-    env.get_wrapper_attr("show")(shift)
+    env.get_wrapper_attr("require_sense")(shift)
 
 
 def episode_length(env: gym.Env[Any, Any]) -> int:

@@ -92,15 +92,9 @@ class Frames(gym.ObservationWrapper[np.ndarray, Any, Any]):
         self.look.begin(sequence(own, Stream.SHIFTS))
         return super().reset(seed=seed, options=options)
 
-    def show(self, shift: Mapping[str, Mapping[str, Any]]) -> None:
-        """Another look, from the next reset on.
-
-        Raises:
-            ValueError: a shift is unknown or makes no sense here; the look stays as it was.
-        """
-        look = shifts.make(shift)
-        look.fit(self.name, self.scene.simulation)
-        self.look = look
+    def require_sense(self, shift: Mapping[str, Mapping[str, Any]]) -> None:
+        """`ValueError` if a shift is unknown or makes no sense here. The look stays as it is."""
+        shifts.make(shift).fit(self.name, self.scene.simulation)
 
     def observation(self, observation: Any) -> np.ndarray:
         self.observed = observation

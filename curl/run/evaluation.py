@@ -19,7 +19,7 @@ from gymnasium.wrappers import FrameStackObservation
 from curl.agents.base import Agent
 from curl.checks import integer
 from curl.data.batch import FrameStacks, stack_of
-from curl.data.environment import display_frame, frames_per_second, make_env, show
+from curl.data.environment import display_frame, frames_per_second, make_env, require_sense
 from curl.data.seeding import Stream, episode_seed
 from curl.run.guard import Watchdog
 from curl.run.video import Film
@@ -170,12 +170,12 @@ class Evaluator:
             log.warning("an evaluation process has died since the last evaluation: starting anew")
             self.close(terminate=True)
         if self._vector is None:
-            make = functools.partial(make_stacked_env, self.settings, self.frame_stack)
+            make = functools.partial(Changing, make_stacked_env, self.settings, self.frame_stack)
             self._vector, self._shown = Workers([make] * self.processes), self._own
         return self._vector
 
     def _show(self, vector: Workers, limit: float | None) -> None:
-        """Let the processes show the look that is wanted; they keep their environments."""
+        """Let the processes show the look that is wanted."""
         if self._shown != self._shift:
             vector.call_async("show", self._shift)
             vector.call_wait(timeout=limit)
@@ -218,7 +218,7 @@ def senseless(settings: Mapping[str, Any], looks: Mapping[str, Shift]) -> dict[s
     with contextlib.closing(make_env(**settings)) as env:
         for name, shift in looks.items():
             try:
-                show(env, shift)
+                require_sense(env, shift)
             except ValueError as error:
                 reasons[name] = str(error)
     return reasons
@@ -229,6 +229,30 @@ def require_finite_return(total: float) -> float:
     if not math.isfinite(total):
         raise ValueError(f"an episode's return became {total}")
     return total
+
+
+class Changing(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment that is made anew when it is to have another look.
+
+    A look may leave textures in the OpenGL context, which an environment keeps to its end.
+
+    Args:
+        make: `make_stacked_env`, whose arguments follow.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Mapping[str, Any], int], gym.Env[Any, Any]],
+        settings: Mapping[str, Any],
+        frame_stack: int,
+    ) -> None:
+        super().__init__(make(settings, frame_stack))
+        self._make, self._settings, self._frame_stack = make, dict(settings), frame_stack
+
+    def show(self, shift: Shift) -> None:
+        """Another look, from the next reset on."""
+        self.env.close()
+        self.env = self._make(self._settings | {"shift": shift}, self._frame_stack)
 
 
 def make_stacked_env(settings: Mapping[str, Any], frame_stack: int) -> gym.Env[Any, Any]:

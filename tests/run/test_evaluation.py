@@ -15,11 +15,14 @@ import av
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from curl.data.environment import environment_settings
 from curl.run import evaluation
 from curl.run.evaluation import Evaluator
 from curl.run.guard import Watchdog
 from curl.run.video import Film
+from support.paths import CONFIGS
 from support.worker_processes import make_here
 
 SETTINGS = {"env_id": "Pendulum-v1", "action_repeat": 4, "render_size": 24}
@@ -186,3 +189,31 @@ def test_a_video_that_cannot_be_written_costs_no_returns(
     video = tmp_path / "videos" / "episode.mp4"
     assert evaluator(1, episodes=1)(Bright(), seed=5, video=video) == expected
     assert f"the video {video} could not be written: " in caplog.text
+
+
+def test_no_look_is_left_behind_in_the_processes() -> None:
+    """After each look of configs/shift, the same frames are seen as before any of them."""
+    task = yaml.safe_load((CONFIGS / "task" / "cartpole_swingup.yaml").read_text())
+    task |= {"action_repeat": 200}
+    config = {"task": task, "render_size": 24, "shadow_size": 16}
+    tried = Evaluator(
+        settings=environment_settings(config, software=True),
+        episodes=2,
+        frame_stack=1,
+        device=torch.device("cpu"),
+        processes=2,
+    )
+
+    def seen(shift: dict[str, Any] | None = None) -> np.ndarray:
+        frames: list[np.ndarray] = []
+        tried(Still(1), seed=3, seen=frames, shift=shift)
+        return np.stack(frames)
+
+    try:
+        before = seen()
+        for path in sorted((CONFIGS / "shift").glob("*.yaml")):
+            shift = yaml.safe_load(path.read_text())
+            assert (seen(shift) != before).any() == (path.stem != "none"), path.stem
+            np.testing.assert_array_equal(seen(), before, err_msg=path.stem)
+    finally:
+        tried.close()
