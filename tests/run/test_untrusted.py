@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import os
@@ -18,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from curl.command.eval import evaluate_all
+from curl.command.eval import evaluate_all, parser
 from curl.errors import exits_with_one_line
 from curl.run.checkpoint import CheckpointError, read_state, save_file
 from curl.run.folder import save_config
@@ -183,9 +182,8 @@ def test_eval_refuses_a_damaged_state_in_one_line(
     path = tmp_path / "checkpoints" / "state-50.pt"
     path.parent.mkdir(exist_ok=True)
     torch.save(data.draw(damaged(read_state(small / "checkpoints" / "state-50.pt"))), path)
-    arguments = {"runs": [path], "episodes": 1, "seed": 0, "video": False, "device": "cpu"}
-    arguments |= {"opengl": "auto", "processes": 1, "out": None}
-    code = exits_with_one_line(evaluate_all, argparse.Namespace(**arguments))
+    options = parser().parse_args([str(path), "--episodes", "1", "--device", "cpu"])
+    code = exits_with_one_line(evaluate_all, options)
     errors = capsys.readouterr().err
     assert code in (0, 2)
     assert sum(line.startswith("error: ") for line in errors.splitlines()) == (code == 2)
