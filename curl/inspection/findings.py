@@ -258,10 +258,15 @@ def _decoding(seen: Inspection) -> list[Finding]:
     if not r2:
         return []
     known = [f"{name} {value:.2f}" for name, value in r2.items() if value >= DECODED]
-    lost = [f"{name} {value:.2f}" for name, value in r2.items() if value < LOST]
+    before = dict(zip(seen.decoding.names, seen.decoding.untrained, strict=True))
+    lost = [
+        f"{name} {value:.2f} (untrained {before[name]:.2f})"
+        for name, value in r2.items()
+        if value < LOST
+    ]
     found = []
     if lost:
-        line = f"the latent does not say: {', '.join(lost)} (held-out R²)"
+        line = f"the latent does not say: {', '.join(lost)}, held-out R²"
         found.append(Finding(CAUTION, line, f"R² {LOST:g}"))
     if known:
         line = f"the latent says: {', '.join(known)} (held-out R²)"

@@ -96,7 +96,11 @@ FINDINGS = [
     (sheet(accuracy=0.01), PROBLEM, "the contrastive task is not learnt"),
     (sheet(accuracy=0.89), CAUTION, "learnt in part"),
     ({"decoding": decoding(0.9, 0.4)}, CAUTION, "angle (R² 0.40) cannot be decoded"),
-    ({"decoding": decoding(0.9, 0.4)}, CAUTION, "the latent does not say: angle 0.40"),
+    (
+        {"decoding": decoding(0.9, 0.4)},
+        CAUTION,
+        "the latent does not say: angle 0.40 (untrained 0.40)",
+    ),
     (sheet(cosine=0.995), PROBLEM, "the encoder has collapsed"),
     ({"latent_rank": 22}, CAUTION, "effective rank 22 of 50"),
     (critic(0.51), PROBLEM, "Q over-estimates"),
