@@ -64,7 +64,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 SMALL_VARIANTS: dict[str, tuple[str, ...]] = {
     "curl": ("objective=infonce",),
     "crop_only": ("objective=none",),
-    "gaussian": ("augmentation=gaussian", "objective=infonce", "~augmentation.query.pad"),
+    "gaussian": ("augmentation=gaussian", "objective=infonce"),
     "drqv2": ("agent=drqv2_small", "objective=none"),
 }
 

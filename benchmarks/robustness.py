@@ -39,17 +39,16 @@ EPISODES = 10  # on each look
 BUDGET = ("env_steps=100000", "eval_every=20000", "eval_episodes=10", "replay.capacity=16000")
 
 # Crops are cut from a larger frame, in the ratio of the paper, 84 of 100. All agents see 44 pixels.
-WHOLE = ("~augmentation.query.pad",)
-CROPS = ("render_size=52", *WHOLE)
+CROPS = ("render_size=52",)
 AUGMENTATIONS: dict[str, tuple[str, ...]] = {
-    "none": WHOLE,
+    "none": (),
     "crop": CROPS,
     "crop_gaussian": CROPS,
     "shift": (),
-    "color_jitter": WHOLE,
-    "random_conv": WHOLE,
+    "color_jitter": (),
+    "random_conv": (),
     # The rectangle covers the share of the frame that RAD's 10 to 30 of 84 pixels do.
-    "cutout_color": (*WHOLE, "augmentation.query.min_edge=5", "augmentation.query.max_edge=16"),
+    "cutout_color": ("augmentation.query.min_edge=5", "augmentation.query.max_edge=16"),
 }
 
 
@@ -59,7 +58,8 @@ class Trained(Cell):
 
     def overrides(self) -> list[str]:
         """What makes the experiment, as arguments of train.py."""
-        own = [f"task={self.task}", f"seed={self.seed}", f"augmentation={self.variant}"]
+        augmentation = {"shift": "shift_small"}.get(self.variant, self.variant)
+        own = [f"task={self.task}", f"seed={self.seed}", f"augmentation={augmentation}"]
         return [*PRESETS["small"], *BUDGET, *own, *AUGMENTATIONS[self.variant]]
 
 

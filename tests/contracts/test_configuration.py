@@ -36,7 +36,9 @@ def test_every_choice_composes(group: str, name: str) -> None:
     assert "???" not in str(config) and "${" not in str(config)
     assert config.keys() == composed().keys()
     if group not in ("experiment", "shift"):  # shifts are named within their own group
-        assert name == config[group].get("label", config[group].get("name"))
+        # shift_small is shift with the sizes of the small preset, and its runs are called so.
+        named = {"shift_small": "shift"}.get(name, name)
+        assert named == config[group].get("label", config[group].get("name"))
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
@@ -88,6 +90,14 @@ def test_a_key_view_follows_the_query_view(name: str) -> None:
     if "steps" not in views["key"]:
         alone = composed(f"augmentation={name}", "augmentation.key.size=36")["augmentation"]
         assert (alone["query"] | {"size": 36}) == query and alone["query"]["size"] != 36
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_the_small_preset_takes_any_augmentation(name: str) -> None:
+    config = composed("experiment=laptop", f"augmentation={name}")
+    label = OmegaConf.load(CONFIGS / f"augmentation/{name}.yaml").label
+    assert config["augmentation"]["label"] == label
+    assert config["augmentation"]["query"]["size"] == config["render_size"] == 44
 
 
 def test_label_and_folder_name_the_run() -> None:

@@ -145,7 +145,7 @@ def test_windows_alone_are_copied_from_a_replay_buffer_on_the_host(
         queries = len(agent.contrast.objective.query_offsets) - 1 + own
         assert views == min(4, rows) * (len(agent.contrast.objective.key_offsets) + queries)
     # The host waits for numbers that the GPU drew, and for the small columns of the batch.
-    allowed = ("in batch.py: window", "in replay.py: sample", "in replay.py: _later")
+    allowed = ("in batch.py: window", "in replay.py: batch", "in replay.py: _later")
     assert [wait for wait in gpu.waits if not wait.endswith(allowed)] == []
     windows = [wait for wait in gpu.waits if wait.endswith("in batch.py: window")]
     assert set(windows) <= {"to to the host in batch.py: window"}  # the copy over waits for nothing
