@@ -49,7 +49,7 @@ class TensorBoard(Mirror):
 
     def __init__(self, *, folder: RunFolder, config: Mapping[str, Any], axis: str) -> None:
         # torch.utils.tensorboard imports TensorFlow where it is, and writes late, from a thread.
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.axis, self._event = axis, Event
@@ -90,7 +90,7 @@ class TensorBoard(Mirror):
 
 def _summary(row: Row) -> Any:
     """The numbers and the video of a row."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
     values = [
         Summary.Value(tag=name, simple_value=float(value)) for name, value in row.values.items()
@@ -102,7 +102,7 @@ def _summary(row: Row) -> Any:
 
 def _image(path: Path) -> Any:
     """A video as TensorBoard takes it; None if it cannot be read."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
     try:
         content, (height, width) = animated_gif(path)
@@ -114,8 +114,8 @@ def _image(path: Path) -> Any:
 
 def _text(tag: str, text: str) -> Any:
     """A text that keeps its lines: TensorBoard reads Markdown, where an indented line is code."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto  # pyright: ignore[reportAttributeAccessIssue]
     from tensorboard.plugins.text.metadata import create_summary_metadata
 
     indented = "\n".join(f"    {line}" for line in text.splitlines())

@@ -99,7 +99,7 @@ def test_the_exit_code_is_that_of_the_evaluation(
     assert robustness.main(arguments(tmp_path, "--seeds", "1"), STAND_IN, fails) == 1
 
 
-@pytest.mark.skipif(not RESULTS.exists(), reason="no run of the study is finished yet")
+@pytest.mark.skipif(not PAGE.exists(), reason="the study is not finished yet")
 def test_the_page_of_the_repository_is_that_of_its_curves() -> None:
     assert PAGE.read_text() == page(compared(RESULTS), files(PAGE)), (
         "run `python -m benchmarks.robustness --page`"
