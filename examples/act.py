@@ -4,6 +4,7 @@ It needs NumPy, ONNX Runtime, and the package of the environment.
 """
 
 import json
+import os
 import sys
 from collections import deque
 from pathlib import Path
@@ -12,6 +13,7 @@ import gymnasium
 import numpy as np
 import onnxruntime
 
+os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo draws without a screen
 folder, seed = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
 card = json.loads((folder / "card.json").read_text())
 policy = onnxruntime.InferenceSession(folder / "policy.onnx")
