@@ -36,8 +36,8 @@ def parser() -> Parser:
         examples={
             "runs/cartpole_swingup/curl-crop-infonce/seed_1": "The newest sound checkpoint of a "
             "run; the page is report/report.html.",
-            "runs/.../checkpoints/state-50000.pt --episodes 12 --out early": "One checkpoint, "
-            "with more episodes than the default.",
+            "runs/cartpole_swingup/curl-crop-infonce/seed_1 --episodes 12 --out early": "More "
+            "episodes than the default, and another folder.",
         },
         codes={
             str(HUNG): "The environment did not answer; nothing was written.",

@@ -81,7 +81,7 @@ def test_programs_prepare_the_device_before_anything_is_made(
     with pytest.raises(StopHereError):
         start.build_and_run(config, None, GPU, None, None)  # pyright: ignore[reportArgumentType]
     settings = {"episodes": 1, "seed": 0, "video": False, "processes": 1, "out": None}
-    settings |= {"runs": [tmp_path], "device": "cuda:1", "opengl": "auto"}
+    settings |= {"runs": [tmp_path], "device": "cuda:1", "opengl": "auto", "shift": None}
     with pytest.raises(StopHereError):
         evaluation_program.evaluate_all(argparse.Namespace(**settings))
     assert calls == [GPU, GPU]
