@@ -49,6 +49,7 @@ from curl.run.clock import words
 from curl.run.folder import IN_USE, OTHER_RUN, Holder, RunFolder, holder
 from curl.study.curves import curve_files, read_curve
 from curl.study.runs import read_run
+from curl.version import commit_of
 
 TRAIN = (sys.executable, str(ROOT / "train.py"))
 ATTEMPTS = 3  # times that a run is started in one call if signals keep killing it
@@ -391,20 +392,7 @@ def this_commit() -> str:
     """CURL_COMMIT, else what git says, `+changes` behind it where tracked code was edited."""
     if named := os.environ.get("CURL_COMMIT"):
         return named
-    paths = (":!results", ":!docs", ":!*.md")
-    answers = []
-    for command in (
-        ("rev-parse", "--short=12", "HEAD"),
-        ("status", "--porcelain", "--untracked-files=no", "--", *paths),
-    ):
-        try:
-            ended = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True)
-        except OSError:
-            return "unknown"
-        if ended.returncode:
-            return "unknown"
-        answers.append(ended.stdout.strip())
-    return answers[0] + "+changes" * bool(answers[1])
+    return commit_of(ROOT, ":!results", ":!docs", ":!*.md") or "unknown"
 
 
 # -- the command line ----------------------------------------------------------------------------

@@ -17,19 +17,31 @@ def commit() -> str | None:
     None if it was installed from elsewhere, or if there is no git here.
     """
     folder = Path(__file__).parent
-    answers = []
-    for command in (
-        ("ls-files", "--error-unmatch", Path(__file__).name),  # another project's, for all we know
-        ("rev-parse", "--short=12", "HEAD"),
-        ("status", "--porcelain", "--untracked-files=no", "--", "."),
-    ):
-        try:
-            ended = subprocess.run(
-                ["git", *command], cwd=folder, capture_output=True, text=True, check=False
-            )
-        except OSError:
-            return None
-        if ended.returncode:
-            return None
-        answers.append(ended.stdout.strip())
-    return answers[1] + "+changes" * bool(answers[2])
+    if _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None  # a checkout of another project, for all we know
+    return commit_of(folder, ".")
+
+
+def commit_of(folder: Path, *paths: str) -> str | None:
+    """The commit of the checkout around a folder, with `+changes` if tracked files were edited.
+
+    Args:
+        paths: which files count, as git takes them.
+
+    Returns:
+        None if there is no checkout, or no git.
+    """
+    head = _git(folder, "rev-parse", "--short=12", "HEAD")
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *paths)
+    return None if head is None or changes is None else head + "+changes" * bool(changes)
+
+
+def _git(folder: Path, *command: str) -> str | None:
+    """What git answers there; None if it does not."""
+    try:
+        ended = subprocess.run(
+            ["git", *command], cwd=folder, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return None if ended.returncode else ended.stdout.strip()

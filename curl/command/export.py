@@ -7,22 +7,21 @@ import contextlib
 import json
 import logging
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from curl.checks import integer, needs_extra
-from curl.command.parser import Parser, add_opengl, add_seed
+from curl.command.parser import Parser, add_opengl, add_run, add_seed
+from curl.command.stopping import Stop, stoppable
 from curl.files import require_new, whole_folder
 from curl.run import exporting
 from curl.run.card import card_of, write_card
 from curl.run.clock import AXES
 from curl.run.exporting import ONNX_FILE, TORCH_FILE
 from curl.run.folder import EVALUATION, METRICS, RunFolder, read_config
-from curl.run.guard import StopSignal
 from curl.run.policy import Policy, load, make_env
 from curl.schema import USED
 from curl.study.runs import due, read_run
@@ -44,13 +43,7 @@ def parser() -> Parser:
         },
         codes={"128+n": "Signal n ended the command; nothing was written."},
     )
-    parser.add_argument(
-        "run",
-        type=Path,
-        metavar="RUN",
-        help="The folder of a run, of which the newest sound checkpoint is taken, or a state file "
-        "of a checkpoint.",
-    )
+    add_run(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -80,25 +73,15 @@ def main(arguments: Sequence[str]) -> int:
     require_new(options.out)
     with_onnx = wants_onnx(options.onnx)
     unfinished: list[Path] = []
-    asked = StopSignal(
-        lambda text: print(text, file=sys.stderr),
-        leave=lambda: discard(unfinished),
-        what="stopping; nothing is written",
-    )
 
-    def stop() -> bool:
-        return asked.number is not None
-
-    try:
+    def job(stop: Stop) -> int:
         with whole_folder(options.out) as folder:
             unfinished.append(folder)
             card = export(options, folder, with_onnx=with_onnx, stop=stop)
-    except InterruptedError:
-        if asked.number is None:
-            raise
-        return 128 + asked.number
-    show(options.out, card)
-    return 0
+        show(options.out, card)
+        return 0
+
+    return stoppable(job, what="stopping; nothing is written", leave=lambda: discard(unfinished))
 
 
 def discard(folders: Iterable[Path]) -> None:
@@ -122,7 +105,7 @@ def wants_onnx(asked: bool | None) -> bool:
 
 
 def export(
-    options: argparse.Namespace, folder: Path, *, with_onnx: bool, stop: Callable[[], bool]
+    options: argparse.Namespace, folder: Path, *, with_onnx: bool, stop: Stop
 ) -> dict[str, Any]:
     """Fill a folder with the policy, once it acts as the checkpoint does; returns its card.
 
@@ -171,7 +154,7 @@ def export(
     return card
 
 
-def interrupt(stop: Callable[[], bool]) -> None:
+def interrupt(stop: Stop) -> None:
     """`InterruptedError` if `stop` says so."""
     if stop():
         raise InterruptedError("the export was interrupted")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,15 +12,17 @@ from curl.checks import integer, positive
 from curl.command.parser import (
     Parser,
     add_device,
+    add_env_timeout,
     add_opengl,
     add_out,
+    add_run,
     add_seed,
     number,
-    seconds,
 )
+from curl.command.stopping import Stop, stoppable
 from curl.errors import HUNG, refuse
 from curl.hardware.device import choose_device, choose_opengl, load_renderer, prepare_device
-from curl.run.guard import StopSignal, Watchdog
+from curl.run.guard import Watchdog
 from curl.tables import make_console
 
 OUT = Path("report")
@@ -44,13 +45,7 @@ def parser() -> Parser:
             "128+n": "Signal n ended the command; nothing was written.",
         },
     )
-    parser.add_argument(
-        "run",
-        type=Path,
-        metavar="RUN",
-        help="The folder of a run, of which the newest sound checkpoint is taken, or a state file "
-        "of a checkpoint.",
-    )
+    add_run(parser)
     add_out(parser, "A folder for report.html, report.md and the figures.", OUT)
     parser.add_argument(
         "--episodes",
@@ -62,14 +57,7 @@ def parser() -> Parser:
         "least.",
     )
     add_seed(parser, "The seed of the episodes and of everything that is drawn.")
-    parser.add_argument(
-        "--env-timeout",
-        type=seconds,
-        metavar="SECONDS",
-        default=300.0,
-        help="How long the environment may take to answer before the command ends. The default "
-        "is 300.",
-    )
+    add_env_timeout(parser, "the command")
     add_device(parser)
     add_opengl(parser)
     return parser
@@ -94,34 +82,30 @@ def main(arguments: Sequence[str]) -> int:
     from curl.inspection.inspect import inspect
     from curl.study import rendering
 
-    asked = StopSignal(
-        lambda text: print(text, file=sys.stderr), what="stopping; nothing is written"
-    )
-    watchdog = Watchdog(timeout=options.env_timeout, on_hang=leave)
-    try:
-        seen = inspect(
-            options.run,
-            episodes=options.episodes,
-            seed=options.seed,
-            device=options.device,
-            opengl=options.opengl,
-            stop=lambda: asked.number is not None,
-            watchdog=watchdog,
-        )
-    except InterruptedError:
-        if asked.number is None:
-            raise
-        return 128 + asked.number
-    except TimeoutError as error:
-        refuse(error)
-        return HUNG
-    finally:
-        watchdog.close()
-    report.write(seen, options.out)
-    console = make_console()
-    rendering.terminal(report.title(seen), report.sections(seen), console)
-    console.print(Text(f"\nreport: {options.out / report.PAGE}"), soft_wrap=True)
-    return 0
+    def job(stop: Stop) -> int:
+        watchdog = Watchdog(timeout=options.env_timeout, on_hang=leave)
+        try:
+            seen = inspect(
+                options.run,
+                episodes=options.episodes,
+                seed=options.seed,
+                device=options.device,
+                opengl=options.opengl,
+                stop=stop,
+                watchdog=watchdog,
+            )
+        except TimeoutError as error:
+            refuse(error)
+            return HUNG
+        finally:
+            watchdog.close()
+        report.write(seen, options.out)
+        console = make_console()
+        rendering.terminal(report.title(seen), report.sections(seen), console)
+        console.print(Text(f"\nreport: {options.out / report.PAGE}"), soft_wrap=True)
+        return 0
+
+    return stoppable(job, what="stopping; nothing is written", leave=lambda: None)
 
 
 def leave(cause: str) -> None:

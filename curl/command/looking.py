@@ -11,6 +11,7 @@ from rich.text import Text
 
 from curl.command.looks import Looks
 from curl.run.clock import ENV_STEPS, words
+from curl.study.sections import interval
 from curl.study.statistics import Estimate, ratio
 from curl.summary import mean_interval
 from curl.tables import make_console, table
@@ -93,8 +94,5 @@ def ends(interval: Sequence[float] | None) -> tuple[float, float]:
 
 
 def bracketed(estimate: Estimate, digits: int) -> str:
-    """`0.45 [0.30, 0.61]`, without the interval where there is none."""
-    value, low, high = (f"{number:.{digits}f}" for number in estimate)
-    if value == "nan":
-        return NONE
-    return value if low == "nan" else f"{value} [{low}, {high}]"
+    """`0.45 [0.30, 0.61]`, or `-` where there is no number."""
+    return NONE if np.isnan(estimate.value) else interval(estimate, digits)

@@ -31,6 +31,7 @@ COMMANDS = {
     "dataset": "Show what a dataset holds.",
     "export": "Write the policy of a saved agent for programs without this package.",
 }
+ENV_TIMEOUT = 300.0  # seconds
 SEEDS = "Any integer from 0 on is a seed."
 
 
@@ -112,6 +113,29 @@ def add_runs(parser: Parser, what: str = "", default: Sequence[Path] | None = No
         metavar="RUN",
         help=f"The folder of a run, or a folder that holds runs at any depth.{what}{told}",
         **more,
+    )
+
+
+def add_run(parser: Parser) -> None:
+    """RUN: the one saved agent to work on."""
+    parser.add_argument(
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="The folder of a run, of which the newest sound checkpoint is taken, or a state file "
+        "of a checkpoint.",
+    )
+
+
+def add_env_timeout(parser: Parser, what: str) -> None:
+    """--env-timeout SECONDS, after which `what` ends."""
+    parser.add_argument(
+        "--env-timeout",
+        type=seconds,
+        metavar="SECONDS",
+        default=ENV_TIMEOUT,
+        help=f"How long the environment may take to answer before {what} ends. The default is "
+        f"{ENV_TIMEOUT:g}.",
     )
 
 

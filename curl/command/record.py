@@ -6,18 +6,19 @@ import argparse
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from curl.checks import choice, integer, positive
 from curl.command.parser import (
+    ENV_TIMEOUT,
     Parser,
     add_dataset,
     add_device,
+    add_env_timeout,
     add_opengl,
+    add_run,
     add_seed,
     number,
-    seconds,
 )
 from curl.command.writing import CODES, until, writing
 from curl.data.dataset import Dataset
@@ -30,7 +31,7 @@ from curl.run.guard import Watchdog
 from curl.run.policy import load, make_env
 from curl.run.recording import POLICIES, origin_of_policy, play, saved_replay
 
-DEFAULTS = {"episodes": 10, "policy": "mean", "seed": 0, "env_timeout": 300.0}
+DEFAULTS = {"episodes": 10, "policy": "mean", "seed": 0, "env_timeout": ENV_TIMEOUT}
 
 
 def parser() -> Parser:
@@ -52,13 +53,7 @@ def parser() -> Parser:
         },
         codes=CODES | {str(HUNG): "The environment did not answer; no dataset was written."},
     )
-    parser.add_argument(
-        "run",
-        type=Path,
-        metavar="RUN",
-        help="The folder of a run, of which the newest sound checkpoint is taken, or a state file "
-        "of a checkpoint.",
-    )
+    add_run(parser)
     add_dataset(parser)
     parser.add_argument(
         "--episodes",
@@ -78,13 +73,8 @@ def parser() -> Parser:
         "training or of an evaluation is among them.",
     )
     parser.set_defaults(seed=None)  # so that a seed beside --replay is noticed
-    parser.add_argument(
-        "--env-timeout",
-        type=seconds,
-        metavar="SECONDS",
-        help="How long the environment may take to answer before the recording ends. The default "
-        f"is {DEFAULTS['env_timeout']:g}.",
-    )
+    add_env_timeout(parser, "the recording")
+    parser.set_defaults(env_timeout=None)  # so that one beside --replay is noticed
     parser.add_argument(
         "--replay",
         action="store_true",

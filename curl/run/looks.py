@@ -10,7 +10,6 @@ It imports MuJoCo's renderer, so import it after `choose_opengl`.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -27,13 +26,11 @@ from curl.hardware.device import renders_in_software
 from curl.run.checkpoint import refuse_foreign_content
 from curl.run.evaluation import Evaluator, Shift, senseless
 from curl.run.folder import RunFolder
+from curl.run.look_files import TRAINING, read_looks
 from curl.run.policy import Policy, load
 from curl.run.scoring import summary
 
 log = logging.getLogger("curl")
-
-TRAINING = "training"
-"""The name of the look that a run trained on."""
 
 SAME = ("sha256", "seed", "shadow_size")  # of a file that an evaluation goes on with
 
@@ -251,21 +248,3 @@ def keep(found: Evaluated, kept: Mapping[str, Any]) -> None:
         line = f"{found.file} could not be written: {error.strerror}"
         if line not in found.failures:
             found.failures.append(line)
-
-
-def read_looks(file: Path) -> dict[str, Any]:
-    """The content of a file that `evaluate_looks` wrote.
-
-    Raises:
-        ValueError: it is none; one line.
-        OSError: it cannot be read.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8", errors="replace"))
-        for look in content["looks"].values():
-            if not (look["returns"] and isinstance(look["shift"], dict)):
-                raise ValueError
-            look["returns"] = [float(value) for value in look["returns"]]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise ValueError(f"{file} is not an evaluation on several looks") from None
-    return content

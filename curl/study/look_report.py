@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from curl.run.look_files import TRAINING
 from curl.study.analysis import Comparison, Pair
 from curl.study.grid import seeds_count
-from curl.study.looks import TOGETHER, TRAINING, Looks
+from curl.study.looks import TOGETHER, Looks
 from curl.study.sections import NONE, Rows, Section, interval
 
 FEWEST = 3  # seeds, below which nothing is concluded

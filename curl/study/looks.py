@@ -6,7 +6,6 @@ only when every seed of the grid is there, and intervals are over seeds.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +16,12 @@ from typing import Any
 import numpy as np
 
 from curl.run.clock import words
+from curl.run.look_files import TRAINING, read_looks
 from curl.study import statistics
 from curl.study.analysis import Pair, pair
 from curl.study.grid import SHORTCUTS, Grid
 from curl.study.runs import Run, due
 from curl.study.statistics import Estimate
-
-TRAINING = "training"
-"""The look that a run trained on, as eval --shift calls it."""
 
 TOGETHER = "all looks"
 """The mean over the other looks."""
@@ -143,17 +140,14 @@ def evaluations(run: Run, at: int) -> dict[int, dict[str, Any]]:
 def read(file: Path) -> dict[str, Any] | None:
     """The content of a file of eval --shift; None if it is something else."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8", errors="replace"))
-        for look in content["looks"].values():
-            look["returns"] = [float(value) for value in look["returns"]]
-            if not (look["returns"] and np.isfinite(look["returns"]).all()):
-                return None
-            look["shift"] = dict(look["shift"])
+        content = read_looks(file)
+        if not all(np.isfinite(look["returns"]).all() for look in content["looks"].values()):
+            return None
         content["left_out"] = dict(content["left_out"])
         for count in ("seed", content["axis"]):
             content[count] = int(content[count])
         return content if TRAINING in content["looks"] else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError):
         return None
 
 

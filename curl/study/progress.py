@@ -19,12 +19,12 @@ import numpy as np
 from curl.files import write_text
 from curl.run.clock import AXES, heading, words
 from curl.run.folder import RunFolder
+from curl.run.mirror import NOT_METRICS
 from curl.study import rendering
 from curl.study.report import NONE, Rows, Section
 from curl.study.status import Status, find
 
 RATES = ("updates_per_second", "env_steps_per_second", "threads")  # of a machine, not of learning
-NOT_METRICS = ("kind", *AXES, "wall_time")
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,6 +85,15 @@ def exported(agent_config: dict[str, Any]) -> tuple[Policy, torch.export.Exporte
     return policy, program_of(policy, SPACE)
 
 
+def assert_acts_as(policy: Policy, act: exporting.Acts) -> None:
+    for count in (1, 3):
+        seen = frames(policy.config, count)
+        action = act(seen)
+        assert action.dtype == np.float32 and action.shape == (count, 2, 2)
+        assert all(one in SPACE for one in action)
+        np.testing.assert_allclose(action, in_bounds(policy.predict(seen)), atol=1e-5)
+
+
 def test_the_program_of_every_agent_acts_as_it_does(
     exported: tuple[Policy, torch.export.ExportedProgram], tmp_path: Path
 ) -> None:
@@ -92,12 +101,7 @@ def test_the_program_of_every_agent_acts_as_it_does(
     policy, program = exported
     write_torch(program, tmp_path / TORCH_FILE)
     act = read_torch(tmp_path / TORCH_FILE)
-    for count in (1, 3):
-        seen = frames(policy.config, count)
-        action = act(seen)
-        assert action.dtype == np.float32 and action.shape == (count, 2, 2)
-        assert all(one in SPACE for one in action)
-        np.testing.assert_allclose(action, in_bounds(policy.predict(seen)), atol=1e-5)
+    assert_acts_as(policy, act)
     assert (act(frames(policy.config, 1)) != act(frames(policy.config, 1, seed=1))).any()
 
 
@@ -120,11 +124,7 @@ def test_onnx_runtime_acts_as_every_agent_does(
     policy, program = exported
     write_onnx(program, tmp_path / ONNX_FILE)
     act = read_onnx(tmp_path / ONNX_FILE)
-    for count in (1, 3):
-        seen = frames(policy.config, count)
-        action = act(seen)
-        assert action.dtype == np.float32 and action.shape == (count, 2, 2)
-        np.testing.assert_allclose(action, in_bounds(policy.predict(seen)), atol=1e-5)
+    assert_acts_as(policy, act)
     assert [path.name for path in tmp_path.iterdir()] == [ONNX_FILE], "the weights are inside"
     graph = onnx.load(tmp_path / ONNX_FILE).graph
     edge = policy.render_size
