@@ -31,7 +31,7 @@ from curl.augmentations.base import Augmentation
 from curl.checks import integer, positive
 from curl.data.batch import Batch, FrameStacks, Metrics
 from curl.learning.auxiliary import Auxiliary
-from curl.learning.capture import Captured
+from curl.learning.capture import Captured, CapturedPolicy
 from curl.learning.contrast import Contrast, ContrastOptions, ContrastViews
 from curl.learning.networks import (
     ConvTrunk,
@@ -127,16 +127,21 @@ class BC(Agent):
         self.optimizers = {"actor": adam(cloned, lr), **self.auxiliary.optimizers}
         period, eager = self.contrast.every, not capture or self.device.type != "cuda"
         self._captured = Captured(self.learn, period=period, generator=generator, eager=eager)
+        self._acting = CapturedPolicy(self.policy, generator=generator, eager=eager)
 
     # -- acting ----------------------------------------------------------------------------------
 
     @torch.no_grad()
     def act(self, obs: FrameStacks, *, deterministic: bool) -> Tensor:
         """The cloned action in either case."""
+        return self._acting(0, self.query.evaluate(obs))["mean"]
+
+    def policy(self, view: Tensor) -> dict[str, Tensor]:
+        """The action [B, A]."""
         with self._autocast():
-            features = self.trunk(self.query.evaluate(obs))
+            features = self.trunk(view)
         # The heads stay in float32: converting their weights takes longer than a few rows do.
-        return self.actor(features.float())
+        return {"mean": self.actor(features.float())}
 
     # -- learning --------------------------------------------------------------------------------
 
@@ -191,6 +196,7 @@ class BC(Agent):
             restore(state, self._modules(), self.optimizers)
             self.updates = int(state["updates"])
         self._captured.forget()
+        self._acting.forget()
 
     def _modules(self) -> dict[str, nn.Module]:
         names = ("trunk", "actor")

@@ -33,7 +33,7 @@ from curl.augmentations.base import Augmentation
 from curl.checks import integer, positive, real
 from curl.data.batch import Batch, FrameStacks, Metrics
 from curl.learning.auxiliary import Auxiliary
-from curl.learning.capture import Captured
+from curl.learning.capture import Captured, CapturedPolicy
 from curl.learning.contrast import Contrast, ContrastOptions, ContrastViews
 from curl.learning.networks import (
     MLP,
@@ -188,18 +188,23 @@ class IQL(Agent):
         }
         period, eager = self.contrast.every, not capture or self.device.type != "cuda"
         self._captured = Captured(self.learn, period=period, generator=generator, eager=eager)
+        self._acting = CapturedPolicy(self.policy, generator=generator, eager=eager)
 
     # -- acting ----------------------------------------------------------------------------------
 
     @torch.no_grad()
     def act(self, obs: FrameStacks, *, deterministic: bool) -> Tensor:
-        with self._autocast():
-            features = self.trunk(self.query.evaluate(obs))
-        # The heads stay in float32: converting their weights takes longer than a few rows do.
-        mean = self.actor(features.float())
+        mean = self._acting(0, self.query.evaluate(obs))["mean"]
         if deterministic:
             return mean
         return (mean + self.actor.std() * gaussian_noise(mean, self.generator)).clamp(-1, 1)
+
+    def policy(self, view: Tensor) -> dict[str, Tensor]:
+        """The mean action [B, A]."""
+        with self._autocast():
+            features = self.trunk(view)
+        # The heads stay in float32: converting their weights takes longer than a few rows do.
+        return {"mean": self.actor(features.float())}
 
     # -- learning --------------------------------------------------------------------------------
 
@@ -314,6 +319,7 @@ class IQL(Agent):
             restore(state, self._modules(), self.optimizers)
             self.updates = int(state["updates"])
         self._captured.forget()
+        self._acting.forget()
 
     def _modules(self) -> dict[str, nn.Module]:
         names = ("trunk", "actor", "value", "critic", "target_critic")

@@ -27,7 +27,7 @@ from curl.agents.base import Agent, fitting, restore, saved
 from curl.augmentations.base import Augmentation
 from curl.checks import integer, positive, real
 from curl.data.batch import Batch, FrameStacks, Metrics
-from curl.learning.capture import Captured
+from curl.learning.capture import Captured, CapturedPolicy
 from curl.learning.contrast import Contrast, ContrastOptions, ContrastViews
 from curl.learning.networks import (
     Actor,
@@ -145,18 +145,24 @@ class SAC(Agent):
         period = math.lcm(actor_update_every, target_update_every, self.contrast.every)
         eager = not capture or self.device.type != "cuda"
         self._captured = Captured(self.learn, period=period, generator=generator, eager=eager)
+        self._acting = CapturedPolicy(self.policy, generator=generator, eager=eager)
 
     # -- acting ----------------------------------------------------------------------------------
 
     @torch.no_grad()
     def act(self, obs: FrameStacks, *, deterministic: bool) -> Tensor:
-        with self._autocast():
-            features = self.trunk(self.query.evaluate(obs))
-        # The heads stay in float32: converting their weights takes longer than a few rows do.
-        mean, log_std = self.actor(features.float())
+        mean, log_std = self._acting(0, self.query.evaluate(obs)).values()
         if deterministic:
             return torch.tanh(mean)
         return squashed_gaussian(mean, log_std, self._noise(mean))[0]
+
+    def policy(self, view: Tensor) -> dict[str, Tensor]:
+        """Mean before the squashing and log standard deviation, each [B, A]."""
+        with self._autocast():
+            features = self.trunk(view)
+        # The heads stay in float32: converting their weights takes longer than a few rows do.
+        mean, log_std = self.actor(features.float())
+        return {"mean": mean, "log_std": log_std}
 
     # -- learning --------------------------------------------------------------------------------
 
@@ -303,6 +309,7 @@ class SAC(Agent):
             self.log_alpha.copy_(state["log_alpha"])
             self.updates = int(state["updates"])
         self._captured.forget()
+        self._acting.forget()
 
     def _modules(self) -> dict[str, nn.Module]:
         names = ("trunk", "actor", "critic", "target_trunk", "target_critic", "objective")

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from curl.hardware.kernels import kernels_on
+
 Metrics = dict[str, Tensor]
 
 
@@ -99,6 +101,10 @@ class FrameStacks:
         _, height, width, colours = self.frames.shape
         if size > min(height, width):
             raise ValueError(f"a window of {size} pixels does not fit frames of {height} x {width}")
+        kernels = kernels_on(here)
+        if kernels is not None:
+            view = kernels.window(self.frames, self.indices, top, left, size)
+            return view.permute(0, 3, 1, 2).to(self.device)
         batch, depth = self.indices.shape
         # every horizontal run of `size` pixels in the store, as overlapping rows of one view
         runs = self.frames.view(-1).unfold(0, size * colours, colours)

@@ -1,8 +1,9 @@
-"""CUDA graphs: an update is recorded once and replayed as one launch.
+"""CUDA graphs: an update is recorded once and replayed as one launch, and so is acting.
 
 An update on a GPU is some six hundred small kernels; launching them one by one takes longer than
-computing them. Recording changes no arithmetic. Whatever the update does on the host (the actor
-learns on every second update) repeats with a period, so there is one graph for each phase of it.
+computing them. Acting is some sixty, which compute hardly anything. Recording changes no
+arithmetic. Whatever the update does on the host (the actor learns on every second update) repeats
+with a period, so there is one graph for each phase of it.
 
 How to record follows PyTorch's notes on CUDA graphs. They ask for some eager updates on a side
 stream first, since cuDNN, cuBLAS and Adam allocate what they need the first time that a stream uses
@@ -32,9 +33,11 @@ from curl.data.batch import Metrics
 
 log = logging.getLogger("curl")
 
-WARM_UP = 3  # eager updates of each phase before it is recorded
+WARM_UP = 3  # eager calls of each phase and form before it is recorded
 
 Work = Callable[[], Metrics]
+Views = tuple[Tensor | None, ...]
+Form = tuple[tuple[torch.Size, torch.dtype] | None, ...]
 
 
 class Recording(Protocol):
@@ -115,11 +118,14 @@ class Captured:
     """`learn(*views)` with the same results, replayed from recordings after some eager calls.
 
     Args:
-        learn: maps tensors (or None) to scalar metrics; changes its own state in place, and on the
-            host nothing that a repetition would need.
+        learn: maps tensors (or None) to named tensors of one shape, such as scalar metrics; changes
+            its own state in place, and on the host nothing that a repetition would need.
         period: calls after which what `learn` does on the host repeats.
         generator: source of the randomness inside `learn`.
         eager: never record, only call `learn`.
+        forms: how many forms of views (shapes and dtypes) are recorded. Of others, the result is
+            computed eagerly.
+        what: what `learn` does, for a message.
         recorder: makes what records.
     """
 
@@ -130,10 +136,13 @@ class Captured:
         period: int,
         generator: torch.Generator,
         eager: bool = False,
+        forms: int = 1,
+        what: str = "updates",
         recorder: Callable[[torch.Generator], Recorder] = CudaRecorder,
     ) -> None:
         self._learn, self._period, self._generator = learn, period, generator
         self._make_recorder, self._eager = recorder, eager
+        self._forms, self._what = forms, what
         self.forget()
 
     def forget(self) -> None:
@@ -141,37 +150,32 @@ class Captured:
 
         The recorder goes too: a memory pool ends with the last graph in it.
         """
-        self._recordings: dict[int, Recorded] = {}  # by phase
+        self._calls: dict[int, dict[Form, int]] = {}  # eager ones, by phase and form
+        self._recordings: dict[tuple[int, Form], Recorded] = {}
         self._places: dict[tuple[int, torch.Size, torch.dtype], Tensor] = {}  # filled before use
         self._recorder: Recorder | None = None
-        self._calls = 0
 
     def __call__(self, call: int, *views: Tensor | None) -> Metrics:
-        """Update number `call`; its phase is `call` modulo the period.
-
-        Views of other shapes or dtypes than were recorded (another batch size, say) are learnt from
-        eagerly.
-        """
-        if self._eager:
+        """Call number `call`; its phase is `call` modulo the period."""
+        phase, form = call % self._period, form_of(views)
+        calls = self._calls.setdefault(phase, {})
+        if self._eager or (form not in calls and len(calls) == self._forms):
             return self._learn(*views)
         if self._recorder is None:
             self._recorder = self._make_recorder(self._generator)
-        if self._calls < WARM_UP * self._period:
-            self._calls += 1
+        if calls.setdefault(form, 0) < WARM_UP:
+            calls[form] += 1
             return self._recorder.warm_up(lambda: self._learn(*views))
-        phase = call % self._period
-        if phase not in self._recordings and not self._try_to_record(phase, views):
-            return self._learn(*views)
-        recorded = self._recordings[phase]
-        if not recorded.fits(views):
+        recorded = self._recordings.get((phase, form)) or self._try_to_record(phase, form, views)
+        if recorded is None:
             return self._learn(*views)
         recorded.fill(views)
         recorded.recording.replay()
         # Copied out: the recording's own are overwritten by the next replay, even of another phase.
-        return dict(zip(recorded.names, recorded.metrics.clone().unbind(), strict=True))
+        return dict(zip(recorded.names, recorded.results.clone().unbind(), strict=True))
 
-    def _try_to_record(self, phase: int, views: tuple[Tensor | None, ...]) -> bool:
-        """Record a phase; if that fails, say so once, free all recordings and stay eager."""
+    def _try_to_record(self, phase: int, form: Form, views: Views) -> Recorded | None:
+        """Record a call; if that fails, say so once, free all recordings and stay eager."""
         assert self._recorder is not None
         outputs: list[tuple[tuple[str, ...], Tensor]] = []
         try:
@@ -184,12 +188,13 @@ class Captured:
             recording = self._recorder.record(work)
         except RuntimeError as error:
             reason = (str(error).splitlines() or ["no reason given"])[0]
-            log.warning("updates run eagerly, they cannot be captured: %s", reason)
+            log.warning("%s run eagerly, they cannot be captured: %s", self._what, reason)
             self.forget()
             self._eager = True
-            return False
-        self._recordings[phase] = Recorded(recording, places, *outputs[-1])
-        return True
+            return None
+        recorded = Recorded(recording, places, *outputs[-1])
+        self._recordings[phase, form] = recorded
+        return recorded
 
     def _place(self, position: int, view: Tensor | None) -> Tensor | None:
         """Memory that recordings read an input from; phases take turns and share it."""
@@ -201,31 +206,42 @@ class Captured:
         return self._places[form]
 
 
+class CapturedPolicy(Captured):
+    """What an agent computes from the views that it acts on, which come in a few batch sizes.
+
+    Args:
+        policy: maps views [B, C, size, size] to named tensors of one shape.
+        generator, eager: see `Captured`.
+    """
+
+    def __init__(
+        self,
+        policy: Callable[[Tensor], dict[str, Tensor]],
+        *,
+        generator: torch.Generator,
+        eager: bool = False,
+    ) -> None:
+        super().__init__(
+            policy, period=1, generator=generator, eager=eager, forms=4, what="actions"
+        )
+
+
 @dataclass(frozen=True)
 class Recorded:
-    """A recording of one phase, where it reads its inputs, and the metrics that it writes, [M]."""
+    """A recording of one call, where it reads its inputs, and what it writes, [M, ...]."""
 
     recording: Recording
     places: list[Tensor | None]
     names: tuple[str, ...]
-    metrics: Tensor
+    results: Tensor
 
-    def fits(self, views: tuple[Tensor | None, ...]) -> bool:
-        """Whether `views` have the shapes and dtypes that were recorded."""
-        pairs = zip(self.places, views, strict=False)
-        return len(views) == len(self.places) and all(
-            (place is None and view is None)
-            or (place is not None and view is not None and same_form(place, view))
-            for place, view in pairs
-        )
-
-    def fill(self, views: tuple[Tensor | None, ...]) -> None:
+    def fill(self, views: Views) -> None:
         """Copy the inputs of the next replay to where it reads them."""
         for place, view in zip(self.places, views, strict=True):
             if place is not None and view is not None:
                 place.copy_(view)
 
 
-def same_form(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors agree in shape and dtype: a copy would broadcast or convert others."""
-    return one.shape == other.shape and one.dtype == other.dtype
+def form_of(views: Views) -> Form:
+    """Shapes and dtypes: a copy to memory of another form would broadcast or convert."""
+    return tuple(None if view is None else (view.shape, view.dtype) for view in views)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curl.checks import choice, integer
+from curl.hardware.kernels import kernels_on
 
 FUSED_CONVOLUTION = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, "_convolution_pointwise"
@@ -187,11 +188,20 @@ def fused_on_cuda(device: torch.device, dtype: torch.dtype) -> bool:
 def with_more_channels(pixels: Tensor, dtype: torch.dtype) -> Tensor:
     """Pixels in [0, 1] of `dtype`, with zeros up to a multiple of `CHANNELS`, channels last."""
     batch, channels, *edges = pixels.shape
-    shape = (batch, channels + -channels % CHANNELS, *edges)
+    wanted, kernels = channels + -channels % CHANNELS, kernels_on(pixels.device)
+    if kernels is not None and pixels.dtype == torch.uint8 and dense(pixels, wanted):
+        return kernels.scaled(pixels, wanted, dtype)
+    shape = (batch, wanted, *edges)
     x = torch.empty(shape, dtype=dtype, device=pixels.device, memory_format=torch.channels_last)
     x.zero_()  # all of it: filling some channels alone takes longer
     torch.div(pixels, 255 if pixels.dtype == torch.uint8 else 1, out=x[:, :channels])
     return x
+
+
+def dense(x: Tensor, channels: int) -> bool:
+    """Whether Triton's kernels take `x`, and `channels` of it: a power of two, channels last."""
+    power = channels & (channels - 1) == 0
+    return power and x.is_contiguous(memory_format=torch.channels_last)
 
 
 class RectifiedConvolution(torch.autograd.Function):
@@ -207,13 +217,17 @@ class RectifiedConvolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
         x, weight, y = ctx.saved_tensors
-        grad = torch.ops.aten.threshold_backward(grad, y, 0)
         geometry = (ctx.stride, (0, 0), (1, 1), False, (0, 0), 1)
-        wanted = (ctx.needs_input_grad[0], True, True)
-        of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
+        kernels, of_bias = kernels_on(y.device), None
+        if kernels is not None and dense(y, y.shape[1]) and dense(grad, y.shape[1]):
+            grad, of_bias = kernels.rectified_gradient(grad, y)
+        else:
+            grad = torch.ops.aten.threshold_backward(grad, y, 0)
+        wanted = (ctx.needs_input_grad[0], True, of_bias is None)
+        of_x, of_weight, summed = torch.ops.aten.convolution_backward(
             grad, x, weight, [weight.shape[0]], *geometry, wanted
         )
-        return of_x, of_weight, of_bias, None
+        return of_x, of_weight, summed if of_bias is None else of_bias, None
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:

@@ -6,7 +6,6 @@ does not take an objective is tested without one.
 
 from __future__ import annotations
 
-import functools
 import io
 import re
 import subprocess
@@ -14,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -25,50 +23,28 @@ from curl.data import replay as replay_module
 from curl.data.batch import Batch, FrameStacks, Metrics
 from curl.data.replay import ReplayBuffer
 from curl.learning.capture import WARM_UP, Captured
-from curl.registry import find
 from curl.run.build import build_agent
 from curl.run.checkpoint import Checkpoints
-from curl.schema import constructor_of
 from support.configuration import composed
 from support.equality import assert_equal
 from support.faulty_runs import arguments
-from support.paths import CONFIGS
 from support.programs import ENVIRONMENT, SETTINGS
+from support.small_agents import (
+    ACTIONS,
+    AGENTS,
+    EDGE,
+    combinations,
+    configuration,
+    filled,
+    parts_of,
+    tensors,
+)
 from support.tape import Recordings
 from support.virtual_cuda import GPU, Generator, VirtualCuda, on_gpu
 
-AGENTS = sorted(path.stem for path in (CONFIGS / "agent").glob("*.yaml"))
 # none; the same observation; windows of later ones; without a key encoder; with rewards and ends
 OBJECTIVES = ("none", "infonce", "cpc", "inverse", "vpn")
-EDGE, SIZE, ACTIONS = 40, 36, 2
-
-
-@functools.cache
-def parts_of(agent: str) -> frozenset[str]:
-    """The names that the agent's constructor takes."""
-    name = composed(f"agent={agent}")["agent"]["name"]
-    return frozenset(constructor_of(find(Agent, "curl.agents", name))[0])
-
-
-def configuration(agent: str, objective: str, **settings: Any) -> dict[str, Any]:
-    """The agent's own, with small networks and views."""
-    augmentation = "crop" if "query" in parts_of(agent) else "none"
-    config = composed(
-        *(f"agent={agent}", f"objective={objective}", f"augmentation={augmentation}"),
-        *(f"augmentation.{side}.size={SIZE}" for side in ("query", "key")),
-        *("precision=float32", f"render_size={EDGE}"),
-    )
-    small = {"hidden_dim": 16, "latent_dim": 8}
-    small = {key: value for key, value in small.items() if key in config["agent"]}
-    return config | {"agent": config["agent"] | small | settings}
-
-
-COMBINATIONS = [
-    (agent, objective)
-    for agent in AGENTS
-    for objective in OBJECTIVES
-    if objective == "none" or "objective" in parts_of(agent)
-]
+COMBINATIONS = combinations(OBJECTIVES)
 every_agent = pytest.mark.parametrize(("name", "objective"), COMBINATIONS)
 
 
@@ -78,18 +54,6 @@ def make(name: str, objective: str, seed: int = 0, **settings: Any) -> Agent:
     generator = torch.Generator().manual_seed(0)
     config = configuration(name, objective, **settings)
     return build_agent(config, action_dim=ACTIONS, generator=generator)
-
-
-def filled(replay: ReplayBuffer, episodes: int = 8) -> ReplayBuffer:
-    """Episodes of noise, of 25 steps, every second one terminated."""
-    rng = np.random.default_rng(0)
-    for episode in range(episodes):
-        replay.begin(rng.integers(0, 255, (EDGE, EDGE, 3), np.uint8))
-        for step in range(25):
-            frame = rng.integers(0, 255, (EDGE, EDGE, 3), np.uint8)
-            over = step == 24 and episode % 2 == 0
-            replay.add(rng.uniform(-1, 1, ACTIONS), rng.normal(), over, frame)
-    return replay
 
 
 @pytest.fixture(scope="module")
@@ -111,20 +75,6 @@ def batches(agent: Agent, replay: ReplayBuffer, count: int) -> Iterator[Batch]:
 
 def train(agent: Agent, replay: ReplayBuffer, count: int) -> list[Metrics]:
     return [agent.update(batch) for batch in batches(agent, replay, count)]
-
-
-def tensors(state: Any, path: str = "") -> dict[str, Tensor]:
-    """Copies of all tensors in nested dicts and lists, by dotted path."""
-    if isinstance(state, Tensor):
-        return {path: state.detach().clone()}
-    items = state.items() if isinstance(state, dict) else enumerate(state)
-    nested = [(f"{path}.{key}", value) for key, value in items if not isinstance(value, str)]
-    return {
-        name: tensor
-        for inner, value in nested
-        if isinstance(value, (dict, list, tuple, Tensor))
-        for name, tensor in tensors(value, inner).items()
-    }
 
 
 def through_disk(state: dict[str, Any]) -> Any:
