@@ -26,6 +26,7 @@ from torch import Tensor
 from curl.checks import integer
 from curl.data.batch import Batch, FrameStacks, Later
 from curl.hardware.device import free_bytes
+from curl.hardware.transfer import put
 
 log = logging.getLogger("curl")
 
@@ -122,7 +123,7 @@ class ReplayBuffer:
             raise ValueError(f"action must have shape {wanted}, got {list(action.shape)}")
         self._make_room(forgotten=int(len(self) == self.capacity))
         row = self.written % self.rows
-        self.action[row] = torch.as_tensor(action, dtype=torch.float32)
+        put(self.action[row], torch.as_tensor(action, dtype=torch.float32))
         self.reward[row] = float(reward)
         self.terminated[row] = bool(terminated)
         self._write(frame)
@@ -132,7 +133,7 @@ class ReplayBuffer:
         """The stack that ends at the newest frame, to act on: one row."""
         if not self.written:
             raise ValueError("the replay buffer is empty: there is no latest frame")
-        newest = torch.tensor([self.written - 1], device=self.device)
+        newest = torch.full((1,), self.written - 1, device=self.device)  # no copy, so no wait
         return self.stacks(newest)
 
     def stacks(self, newest: Tensor) -> FrameStacks:
@@ -189,7 +190,7 @@ class ReplayBuffer:
 
     def _write(self, frame: np.ndarray) -> None:
         row = self.written % self.rows
-        self.frames[row].copy_(torch.as_tensor(frame))
+        put(self.frames[row], torch.as_tensor(frame))
         self.start[row] = self.episode_start
         self._start[row] = self.episode_start
         self.written += 1

@@ -19,8 +19,9 @@ out of the pool right after their replay, before the next graph can overwrite th
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,6 +88,9 @@ class CudaRecorder:
     def record(self, work: Callable[[], None]) -> Recording:
         """Record `work` in a CUDA graph.
 
+        Python collects no garbage meanwhile: if it came upon the graphs of an agent that is gone,
+        their end would end the capture.
+
         After a capture that fails everything is as it was before, so that work can go on eagerly:
         `torch.cuda.graph` would leave its stream the current one if the capture cannot be ended,
         random generators as if a capture were under way (they then refuse to draw), and the
@@ -99,6 +103,7 @@ class CudaRecorder:
         states = [generator.clone_state() for generator in generators]
         try:
             with (
+                no_garbage_collection(),
                 torch.cuda.stream(self._stream),  # restores the caller's stream in any case
                 torch.cuda.graph(graph, pool=self._pool, stream=self._stream),
             ):
@@ -112,6 +117,18 @@ class CudaRecorder:
                 release_pool(index, self._pool)
             raise
         return graph
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Objects that refer to each other live on within."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Captured:

@@ -15,9 +15,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import Tensor
 
 from curl.data.batch import Metrics
+from curl.hardware.transfer import ToHost
 from curl.run.clock import ENV_STEPS, at
 
 
@@ -131,29 +131,27 @@ def require_finite(values: Mapping[str, float], position: int, axis: str = ENV_S
 
 
 class FiniteUpdates:
-    """Whether all that an agent step's updates measured is finite, asked one agent step late.
-
-    By then a GPU has finished them, so that nothing waits; on a CPU it costs microseconds.
-    """
+    """Whether all that updates measured is finite, asked when a GPU has finished them."""
 
     def __init__(self) -> None:
-        self._noted: list[tuple[Tensor, Metrics, int, str]] = []
+        self._noted: list[tuple[ToHost, Metrics, int, str]] = []
 
     def note(self, metrics: Metrics, position: int, axis: str) -> None:
         """The metrics of an update, scalars, made at a position on the axis. There may be none."""
         if not metrics:
             return
         finite = torch.isfinite(torch.stack(list(metrics.values()))).all()
-        self._noted.append((finite, metrics, position, axis))
+        self._noted.append((ToHost(finite), metrics, position, axis))
 
-    def require(self) -> None:
-        """`RunError` with quantity and step if an update noted since the last call was not finite.
+    def require(self, *, ahead: int = 0) -> None:
+        """`RunError` with quantity and step if one of the updates noted so far was not finite.
 
-        Called once per agent step.
+        Args:
+            ahead: how many of the newest are left to the next call if a GPU has not finished them.
         """
-        noted, self._noted = self._noted, []
-        for finite, metrics, position, axis in noted:
-            if not finite:
+        while len(self._noted) > ahead or (self._noted and self._noted[0][0].arrived()):
+            finite, metrics, position, axis = self._noted.pop(0)
+            if not finite.get():
                 values = {name: float(value) for name, value in metrics.items()}
                 require_finite(values, position, axis)
                 raise RunError(f"an update at {at(position, axis)} was not finite")  # overwritten

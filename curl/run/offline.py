@@ -49,7 +49,7 @@ class OfflineTrainer(Trainer):
 
     def advance(self) -> None:
         """One update."""
-        self.finite.require()
+        self.finite.require(ahead=1)
         self.learn(self.replay, self.batch_size)
 
     def evaluate(self) -> None:

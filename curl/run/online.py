@@ -23,6 +23,7 @@ from curl.data.environment import episode_length
 from curl.data.mixture import Mixture
 from curl.data.replay import ReplayBuffer
 from curl.data.seeding import Stream, episode_seed, random_action
+from curl.hardware.transfer import ToHost
 from curl.run.checkpoint import Sizes
 from curl.run.clock import ENV_STEPS
 from curl.run.guard import Signals, Watched, failures_of
@@ -91,18 +92,27 @@ class OnlineTrainer(Trainer):
         if self.agent_steps < self.initial_steps:
             action = random_action(self.seed, self.agent_steps, self.action_dim)
         else:
-            action = self.act()
+            acted = self.act()
             self.update()  # a GPU computes it while the environment steps
+            action = self.arrived(acted)
         self.step(action)
 
-    def act(self) -> torch.Tensor:
+    def act(self) -> ToHost:
         """The agent's action on the newest frame stack, float32 [A]."""
         with failures_of("the agent's action", self.remedy):
-            return self.agent.act(self.replay.latest(), deterministic=False)[0].cpu()
+            return ToHost(self.agent.act(self.replay.latest(), deterministic=False)[0])
+
+    def arrived(self, acted: ToHost) -> torch.Tensor:
+        """The action on the host; `RunError` if it is not finite because an update was not."""
+        with failures_of("the agent's action", self.remedy):
+            action = acted.get()
+        if not action.isfinite().all():
+            self.finite.require()
+        return action
 
     def update(self) -> None:
         """The updates of this agent step, once the buffer holds the initial steps."""
-        self.finite.require()
+        self.finite.require(ahead=1)
         # Transitions ever written: after a resume without the saved buffer, learning waits for as
         # many of them as at the beginning.
         if self.replay.last < min(self.initial_steps, self.replay.capacity):
