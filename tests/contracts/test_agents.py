@@ -45,6 +45,7 @@ from support.virtual_cuda import GPU, Generator, VirtualCuda, on_gpu
 # none; the same observation; windows of later ones; without a key encoder; with rewards and ends
 OBJECTIVES = ("none", "infonce", "cpc", "inverse", "vpn")
 COMBINATIONS = combinations(OBJECTIVES)
+STACKS = torch.tensor([5, 40, 70])  # which frames they end at
 every_agent = pytest.mark.parametrize(("name", "objective"), COMBINATIONS)
 
 
@@ -206,6 +207,12 @@ def require_equal_recordings(eager: Agent, recorded: Agent, replay: ReplayBuffer
     for one, other in zip(*histories, strict=True):
         assert_equal(one, other, "metrics")
     assert_equal(tensors(eager.state()), tensors(recorded.state()), "state")
+    made.clear()
+    for call in range(3 * (WARM_UP + 2)):
+        stacks, free = replay.latest() if call % 3 else replay.stacks(STACKS), call % 2 == 0
+        actions = [agent.act(stacks, deterministic=free) for agent in (eager, recorded)]
+        assert torch.equal(*actions)
+    assert made and made[0].replays > 0
 
 
 # -- an encoder that was trained before ------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -16,8 +17,10 @@ from curl.command.views import resolved
 from curl.data import replay
 from curl.data.batch import Metrics
 from curl.data.replay import ReplayBuffer
-from curl.run import evaluation
+from curl.run import evaluation, online
 from curl.run.evaluation import Evaluator
+from curl.run.guard import RunError
+from curl.run.online import OnlineTrainer
 from support.paths import CONFIGS
 from support.virtual_cuda import GPU, HOST, Generator, MixedDevicesError, VirtualCuda, on_gpu, place
 
@@ -165,6 +168,90 @@ def test_acting_waits_for_nothing_but_the_action(
         with gpu.watching():
             actions[0].cpu()
     assert gpu.waits == ["cpu to the host"]
+
+
+class Noise:
+    """An environment of noise, and what `episode_length` asks of it."""
+
+    action_space = gym.spaces.Box(-1, 1, (2,))
+
+    def __init__(self) -> None:
+        self.unwrapped, self.steps = self, 0
+        self.source = np.random.default_rng(0)
+
+    def frame(self) -> np.ndarray:
+        return self.source.integers(0, 255, (FRAME, FRAME, 3), dtype=np.uint8)
+
+    def reset(self, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+        return self.frame(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        return self.frame(), 1.0, False, False, {}
+
+
+def make_trainer(agent: SAC, buffer: ReplayBuffer, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An online loop in noise, without what it does between its steps."""
+    monkeypatch.setattr(online, "episode_length", lambda env: env.steps)
+    nothing: Any = None
+    return OnlineTrainer(
+        env=Noise(),  # pyright: ignore[reportArgumentType]
+        replay=buffer,
+        env_steps=100,
+        batch_size=4,
+        updates_per_step=1,
+        initial_steps=3,
+        save_replay=False,
+        agent=agent,
+        generator=agent.generator,
+        evaluator=nothing,
+        logger=nothing,
+        checkpoints=nothing,
+        config={},
+        threads=nothing,
+        seed=0,
+        eval_every=100,
+        checkpoint_every=100,
+        log_every=100,
+        video=False,
+        env_timeout=60,
+    )
+
+
+def test_while_the_environment_steps_the_gpu_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within agent steps the host waits for actions alone, each with an update launched after it.
+
+    And for the update before, whose metrics it has by then to look at.
+    """
+    with VirtualCuda() as gpu:
+        agent, buffer = make_agent(Generator()), make_replay(GPU, monkeypatch)
+        trainer = make_trainer(agent, buffer, monkeypatch)
+        for _ in range(6):
+            trainer.advance()
+        gpu.waits.clear()
+        with gpu.watching():
+            for _ in range(4):
+                trainer.advance()
+        assert agent.updates == 7
+    assert gpu.waits == []
+    # By turns: the update before the last one, and the action, with an update launched after it.
+    assert len(gpu.events) == 8 and min(gpu.events) > 300, gpu.events
+
+
+def test_an_update_that_is_not_finite_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the environment sees an action that is none, though the GPU is an update behind."""
+    with VirtualCuda():
+        agent, buffer = make_agent(Generator()), make_replay(GPU, monkeypatch)
+        trainer = make_trainer(agent, buffer, monkeypatch)
+        for _ in range(6):
+            trainer.advance()
+        steps = trainer.env.env.steps
+        with torch.no_grad():
+            for weight in agent.trunk.parameters():
+                weight.fill_(float("nan"))
+        with pytest.raises(RunError, match="critic_loss became nan at env step 6"):
+            trainer.advance()
+        assert trainer.env.env.steps == steps
 
 
 def test_a_checkpoint_of_a_cpu_goes_on_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

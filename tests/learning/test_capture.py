@@ -7,6 +7,7 @@ CUDAGeneratorImpl.cpp); `torch.cuda.graph` itself is the real one.
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections import Counter
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from curl.learning import capture
-from curl.learning.capture import WARM_UP, Captured
+from curl.learning.capture import WARM_UP, Captured, CapturedPolicy
 
 DEVICE = torch.device("cuda", 1)
 
@@ -210,6 +211,26 @@ def test_a_pool_ends_with_its_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cuda.uses == {(0, 1): 0, (0, 2): 0}
 
 
+@pytest.mark.parametrize("fails", ["", "work"])
+def test_no_garbage_is_collected_while_a_capture_is_under_way(
+    fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of another agent's graphs, if it fell into a capture, would end that."""
+    cuda = Cuda(monkeypatch, fails)
+    enabled: list[bool] = []
+
+    class Watching(Learner):
+        def learn(self, view: Tensor, absent: Tensor | None = None) -> dict[str, Tensor]:
+            enabled.append(gc.isenabled())
+            return super().learn(view, absent)
+
+    update = captured(cuda, Watching(cuda))
+    for call in range(2 * WARM_UP + 1):
+        update(call, torch.tensor(1.0), None)
+    assert enabled[2 * WARM_UP] is False
+    assert all(enabled[: 2 * WARM_UP]) and all(enabled[2 * WARM_UP + 1 :]) and gc.isenabled()
+
+
 @pytest.mark.parametrize("fails_at", [0, 1], ids=["first phase", "second phase"])
 @pytest.mark.parametrize("fails", ["begin", "work", "end", "instantiate"])
 def test_after_a_failed_capture_updates_go_on_eagerly(
@@ -281,3 +302,36 @@ def test_views_of_another_form_are_learnt_from_eagerly(
     update(WARM_UP + 1, *other)
     assert learnt[WARM_UP:] == [other]
     assert cuda.events.count("replay on default") == 1
+
+
+def test_a_policy_is_recorded_for_a_few_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One stack, and one for each environment side by side; results keep their shape."""
+    cuda, sizes = Cuda(monkeypatch), [1, 10, 3, 4, 7]
+    called: list[int] = []
+
+    def policy(view: Tensor) -> dict[str, Tensor]:
+        called.append(0 if cuda.capturing else len(view))
+        return {"mean": view * 2, "log_std": view * 3}
+
+    acting = CapturedPolicy(policy, generator=cuda.generator)  # pyright: ignore
+    for _ in range(WARM_UP + 2):
+        for size in sizes:
+            found = acting(0, torch.ones(size, 2))
+            assert {name: value.shape for name, value in found.items()} == {
+                "mean": (size, 2),
+                "log_std": (size, 2),
+            }
+    assert cuda.captures == 4 and called.count(0) == 4
+    assert [called.count(size) for size in sizes] == [WARM_UP] * 4 + [WARM_UP + 2]
+    assert cuda.events.count("replay on default") == 4 * 2
+
+
+def test_actions_that_cannot_be_recorded_are_computed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cuda = Cuda(monkeypatch, "begin")
+    acting = CapturedPolicy(lambda view: {"mean": view}, generator=cuda.generator)  # pyright: ignore
+    for _ in range(WARM_UP + 3):
+        assert float(acting(0, torch.ones(1))["mean"]) == 1
+    (message,) = caplog.messages
+    assert message.startswith("actions run eagerly, they cannot be captured")

@@ -5,8 +5,9 @@ Everything is computed on the CPU, with the right values. What is checked is wha
 - Tensors of the host and of the GPU meet in one operation. `MixedDevicesError`, as PyTorch raises;
   and also for a tensor without dimensions, which PyTorch lets pass: a CUDA graph would keep the
   value that it had when it was recorded.
-- The host waits for the GPU, or copies from memory that is not pinned, which comes to the same.
-  Noted in `waits`, with the line of the package that does it.
+- The host waits for the GPU, or copies from or to memory that is not pinned, which comes to the
+  same. Noted in `waits`, with the line of the package that does it. It may also wait for an event,
+  for what was launched before that alone: `events` says how much was launched after it.
 - Memory is copied to the GPU. Noted in `copies`.
 
 Both are noted within `watching()` only: elsewhere the host may wait as it likes.
@@ -14,6 +15,7 @@ Both are noted within `watching()` only: elsewhere the host may wait as it likes
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,6 +79,7 @@ class VirtualCuda(TorchFunctionMode):
         super().__init__()
         self.waits: list[str] = []
         self.copies: list[tuple[int, ...]] = []  # shapes of what was copied to the GPU
+        self.events: list[int] = []  # operations launched between an event and the wait for it
         self.operations = 0  # on the GPU
         self._watching = False
         self._pinned: dict[int, Tensor] = {}  # by the address of the memory, which it keeps alive
@@ -98,11 +101,15 @@ class VirtualCuda(TorchFunctionMode):
             return place(self._deepcopy(parameter, memo), on_gpu(parameter))
 
         nn.Parameter.__deepcopy__ = deepcopy
+        self._cuda = torch.cuda.Event, torch.cuda.current_stream
+        torch.cuda.Event = functools.partial(Event, self)
+        torch.cuda.current_stream = lambda *_: None
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         nn.Parameter.__deepcopy__ = self._deepcopy
+        torch.cuda.Event, torch.cuda.current_stream = self._cuda
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -155,7 +162,7 @@ class VirtualCuda(TorchFunctionMode):
         """What may go from one side to the other."""
         target, source = given[0], given[-1]
         if name == "copy_":
-            self._cross(name, source, on_gpu(target), bool(kwargs.get("non_blocking")))
+            self._cross(name, source, on_gpu(target), bool(kwargs.get("non_blocking")), target)
             return func(*args, **kwargs)  # keeps its tag
         device = [value for value in (*args[1:], kwargs.get("device")) if is_device(value)]
         to_gpu = on_gpu(source)
@@ -174,11 +181,20 @@ class VirtualCuda(TorchFunctionMode):
             out = target.detach().clone(memory_format=torch.preserve_format)
         return place(out, to_gpu)
 
-    def _cross(self, name: str, source: Tensor, to_gpu: bool, non_blocking: bool) -> None:
+    def _cross(
+        self,
+        name: str,
+        source: Tensor,
+        to_gpu: bool,
+        non_blocking: bool,
+        target: Tensor | None = None,
+    ) -> None:
         if to_gpu == on_gpu(source) or not self._watching:
             return
         if not to_gpu:
-            self._note(f"{name} to the host")
+            pinned = target is not None and address(target) in self._pinned
+            if not (pinned and non_blocking):
+                self._note(f"{name} to the host")
             return
         self.copies.append(tuple(source.shape))
         if address(source) not in self._pinned:
@@ -228,6 +244,24 @@ class VirtualCuda(TorchFunctionMode):
             if inside:
                 where = f" in {Path(inside[-1].filename).name}: {inside[-1].name}"
             self.waits.append(what + where)
+
+
+class Event:
+    """A mark in what is launched on the GPU, that the host can wait for."""
+
+    def __init__(self, gpu: VirtualCuda) -> None:
+        self.gpu, self.launched = gpu, 0
+
+    def record(self, stream: None) -> None:
+        self.launched = self.gpu.operations
+
+    def query(self) -> bool:
+        """The GPU is slow: nothing is finished before somebody waits for it."""
+        return False
+
+    def synchronize(self) -> None:
+        if self.gpu._watching:
+            self.gpu.events.append(self.gpu.operations - self.launched)
 
 
 def is_device(value: Any) -> bool:
