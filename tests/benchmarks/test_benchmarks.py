@@ -16,9 +16,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import contenders, small, speed, trace
+from benchmarks import contenders, kernels, small, speed, trace
 from benchmarks.cells import CONFIGS
 from benchmarks.contenders import Loop, Sizes, build, replay_bytes
 from benchmarks.floor import Machine, Shapes, floor, update_bytes, update_flops
@@ -26,6 +27,7 @@ from benchmarks.plain import PlainAgent, random_crop
 from benchmarks.tables import show
 from benchmarks.timing import Timing, interleave, ratio
 from curl.agents.sac import SAC
+from curl.data.batch import FrameStacks
 from support.golden import GOLDEN, golden_batch, source, tensor_deviations, within_tolerance
 
 CPU = torch.device("cpu")
@@ -308,3 +310,61 @@ def test_the_small_benchmark_says_how_many_times_as_fast(
     assert list(values["milliseconds"]) == ["plain, the paper's sizes", "the small agent"]
     assert min(values["times_as_fast"].values()) > 0 and values["batch"] == 2
     assert "times as fast" in capsys.readouterr().out
+
+
+# -- kernels ---------------------------------------------------------------------------------------
+
+
+class PytorchKernels:
+    """What takes the place of Triton's kernels where there is no GPU; each counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = dict.fromkeys(("window", "scaled", "rectified_gradient"), 0)
+
+    def window(
+        self, frames: Tensor, indices: Tensor, top: Tensor, left: Tensor, size: int
+    ) -> Tensor:
+        self.calls["window"] += 1
+        with kernels.without_kernels():
+            return FrameStacks(frames, indices).window(top, left, size).permute(0, 2, 3, 1)
+
+    def scaled(self, pixels: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
+        self.calls["scaled"] += 1
+        added = channels - pixels.shape[1]
+        return functional.pad(pixels / 255, (0, 0, 0, 0, 0, added)).to(dtype)
+
+    def rectified_gradient(self, gradient: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        self.calls["rectified_gradient"] += 1
+        passed = torch.ops.aten.threshold_backward(gradient, y, 0)
+        return passed, passed.sum((0, 2, 3))
+
+
+def test_kernels_take_turns_with_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is called Triton calls the kernels, and what is called PyTorch does not."""
+    played = PytorchKernels()
+    for module in (kernels, kernels.batch, kernels.networks):
+        monkeypatch.setattr(module, "kernels_on", lambda device: played)
+    monkeypatch.setattr(kernels, "BATCH", 4)
+    called = {}
+    for name, work in kernels.contenders(CPU, TINY).items():
+        for who, function in work.items():
+            before = sum(played.calls.values())
+            function()
+            called[name, who] = sum(played.calls.values()) - before
+    # On a CPU nothing but windows takes kernels within an update.
+    assert {name: called[name, "triton"] for name, _ in called} == {
+        "window": 1,
+        "scaling": 1,
+        "back through ReLU and bias": 1,
+        "update with sampling": 3,
+        "acting": 1,
+    }
+    assert not any(calls for (_, who), calls in called.items() if who == "pytorch")
+
+
+def test_without_kernels_there_is_nothing_to_compare(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["kernels", "--device", "cpu"])
+    assert kernels.main() == 2
+    assert capsys.readouterr().err.strip().endswith("there is nothing to compare")
