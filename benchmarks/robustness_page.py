@@ -28,7 +28,12 @@ shifts](../shifts.md), with the weights that it ended with.
 The objective is InfoNCE everywhere, and actor and critic see the augmented views, too, as in
 CURL. Crops are cut from larger frames in the paper's ratio, 44 of 52 pixels, so all agents see 44
 pixels. The rectangle of `cutout_color` has RAD's size relative to the frame. All other settings
-are the defaults."""
+are the defaults.
+
+Random actions have a return of 127 ± 72 in this task, and on every look, because no look changes a
+reward (30 episodes of `python -m curl record RUN --policy random --episodes 30 --dataset
+random-v0`). So an agent whose return on the training look is low keeps a part of it even where it
+cannot tell what it sees: look at the returns, and not at the ratios alone."""
 COMMANDS = """\
 ```
 python -m benchmarks.robustness --jobs 2

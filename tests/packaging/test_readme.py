@@ -165,6 +165,12 @@ RULES: list[tuple[str, Run | Exempt]] = [
     ),
     (r"python -m benchmarks\.pretraining --page", Run()),
     (
+        r"python -m benchmarks\.robustness(?! --page)",
+        Exempt("takes hours; tests/benchmarks/test_robustness.py runs it with stand-ins"),
+    ),
+    (r"python -m benchmarks\.robustness --page", Run()),
+    (r"python -m benchmarks\.kernels", Exempt("needs a GPU")),
+    (
         r"python -m benchmarks\.encoder_probes",
         Exempt("needs the runs of the study; tests/benchmarks/test_pretraining.py measures one"),
     ),
