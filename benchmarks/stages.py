@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.cells import ROOT, Cell, Table, compose_all, listed
 from benchmarks.dmc import Driver, Options, this_commit
-from curl.checks import choice, integer
+from curl.checks import choice, integer, real
 
 
 def study_parser(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -77,6 +77,8 @@ def run_stages(
     """
     began = time.monotonic()
     jobs, nice = integer("--jobs", arguments.jobs), integer("--nice", arguments.nice, at_least=0)
+    if arguments.minutes is not None:
+        real("--minutes", arguments.minutes, low=0, open_low=True)
     composed = {stage: compose_all(cells) for stage, cells in planned.items()}
     for stage, cells in planned.items():
         states = [table.look(cell, composed[stage][cell]).state for cell in cells]

@@ -81,6 +81,8 @@ def test_only_what_is_finished_is_tested(tmp_path: Path, capfd: pytest.CaptureFi
     [
         (("--augmentations", "crops"), "--augmentations must be one of none, crop"),
         (("--stages", "play"), "--stages must be one of train, test"),
+        (("--minutes", "-1"), "--minutes must lie in (0, inf)"),
+        (("--jobs", "0"), "--jobs must be"),
     ],
 )
 def test_a_bad_command_line_is_one_line(
