@@ -38,8 +38,16 @@ def said(comparison: Comparison, looks: Looks) -> tuple[str, ...]:
             f"Nothing is said of looks with {seeds_count(seeds)}: that takes {FEWEST} at least.",
         )
     lines = [line for task in grid.tasks for line in kept(comparison, looks, task)]
-    for (task, name), pairs in looks.pairs.items():
-        lines.append(told_apart(task, name, pairs, seeds))
+    for task in grid.tasks:
+        of_task = {name: pairs for (there, name), pairs in looks.pairs.items() if there == task}
+        alike = [name for name, pairs in of_task.items() if not any(p.told_apart for p in pairs)]
+        lines += [
+            told_apart(task, name, pairs, seeds)
+            for name, pairs in of_task.items()
+            if name not in alike
+        ]
+        if alike:
+            lines.append(not_told_apart(task, alike, of_task[alike[0]], seeds))
     count = sum(map(len, looks.pairs.values()))
     if count and seeds < 4:
         lines.append(
@@ -69,20 +77,30 @@ def kept(comparison: Comparison, looks: Looks, task: str) -> list[str]:
 
 
 def told_apart(task: str, name: str, pairs: list[Pair], seeds: int) -> str:
-    """One sentence about all pairs of variants on a task under a look."""
+    """One sentence about pairs of variants on a task under a look, some of them told apart."""
     where = f"on {task} under {name} with {seeds_count(seeds)}"
     beaten: dict[str, list[str]] = {}
     for pair in pairs:
         if pair.told_apart:
             beaten.setdefault(pair.first, []).append(pair.second)
-    if not beaten:
-        first, second = ("No two variants", "") if len(pairs) > 1 else (pairs[0].first, " not")
-        if second:
-            return f"{first} and {pairs[0].second} cannot be told apart {where}."
-        return f"{first} can be told apart {where}."
     wins = "; ".join(f"{first} beats {', '.join(others)}" for first, others in beaten.items())
     rest = len(pairs) - sum(map(len, beaten.values()))
     return f"{wins} {where}" + ("; no other two can be told apart." if rest else ".")
+
+
+def not_told_apart(task: str, names: list[str], pairs: list[Pair], seeds: int) -> str:
+    """One sentence about the looks of a task under which no pair can be told apart."""
+    who = (
+        "No two variants can"
+        if len(pairs) > 1
+        else f"{pairs[0].first} and {pairs[0].second} cannot"
+    )
+    return f"{who} be told apart on {task} under {listed(names)} with {seeds_count(seeds)}."
+
+
+def listed(names: list[str]) -> str:
+    """Names in a sentence."""
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def table(comparison: Comparison, looks: Looks) -> Rows:
