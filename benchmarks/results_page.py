@@ -111,7 +111,9 @@ def page(presets: Mapping[str, Groups]) -> str:
         "`results/dmc`; `python -m benchmarks.dmc --page` writes this page from those files.",
         "mean ± std: over seeds, sample standard deviation. IQM: mean of the middle half of the "
         "seeds, with a 95 % bootstrap interval, which is too narrow with few seeds (with 3 it "
-        "covers the truth 73 % of the time, with 5 89 %). A dash: no finished run.",
+        "covers the truth 73 % of the time, with 5 89 %). A dash: no finished run. Runs that were "
+        "stopped before their end are on the page of [single "
+        "runs](single-runs.md#without-the-contrastive-loss-on-a-gpu).",
         "\n".join(f"- `{name}`: {meaning}" for name, meaning in VARIANTS.items()),
         "## Published scores",
         markdown_table(_published()),
