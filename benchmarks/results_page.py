@@ -293,7 +293,7 @@ def figure(groups: Groups) -> bytes:
                 drawing.band(ax, steps / 1000, band, looks[variant])
             for step, level in reference_lines(task, AT, ENV_STEPS).items():
                 ax.axhline(level, **drawing.REFERENCE)
-                ax.annotate(f"{step // 1000}k", (1, level), **drawing.NOTE)
+                ax.annotate(f"{step // 1000}k", (0, level), **drawing.NOTE)
                 entries |= {"CURL, published": drawing.REFERENCE}
             ax.set(title=task, xlabel="env steps (thousands)", ylabel="return")
         drawing.legend(drawn, entries)

@@ -30,8 +30,8 @@ ASIDE: dict[str, Any] = {"va": "center", "fontsize": 7, "color": "0.4"}
 PANEL = (3.6, 2.7)  # inches
 REFERENCE: Look = {"color": "0.35", "linestyle": (0, (4, 3)), "linewidth": 1}
 NOTE: dict[str, Any] = {
-    **{"xycoords": ("axes fraction", "data"), "xytext": (-2, 3), "textcoords": "offset points"},
-    **{"ha": "right", "fontsize": 7},
+    **{"xycoords": ("axes fraction", "data"), "xytext": (2, 3), "textcoords": "offset points"},
+    **{"ha": "left", "fontsize": 7},
     "bbox": {"facecolor": "white", "alpha": 0.7, "pad": 0.5, "linewidth": 0},
 }
 

@@ -58,7 +58,8 @@ def curves(comparison: Comparison) -> Figure:
                 drawing.band(ax, grid.steps / 1000, cell.curve, looks[variant])
         for step, level in reference_lines(task, grid.at, grid.axis).items():
             ax.axhline(level, **REFERENCE)
-            ax.annotate(f"{step // 1000}k", (1, level), **drawing.NOTE)
+            # On the left, where curves are still low.
+            ax.annotate(f"{step // 1000}k", (0, level), **drawing.NOTE)
             entries[PUBLISHED] = REFERENCE
         ax.set(title=task, xlabel=f"{words(grid.axis)} (thousands)", ylabel="return")
     if together:
