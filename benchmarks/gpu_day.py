@@ -7,6 +7,9 @@ is left is skipped for one that does not, so that no minute is idle.
 
     machine   what there is: GPU, versions, packages, whether frames are drawn and how fast
     golden    the reference's recorded updates, computed on the GPU (tests/agents/test_golden.py)
+    agents    every agent with every objective: what CUDA graphs replay against what is computed
+              eagerly (tests/contracts/test_on_gpu.py)
+    kernels   benchmarks.kernels: Triton's against PyTorch
     captured  updates replayed from CUDA graphs against eager ones: how far apart, how fast
     speed     benchmarks.speed at batch size 512, against plain
     profile   where an update spends its time, captured and not
@@ -258,6 +261,19 @@ def golden(day: Day) -> dict[str, Any]:
     return outcome(*day.call(command, day.log("golden"), test_device(day)))
 
 
+def agents(day: Day) -> dict[str, Any]:
+    """Updates and actions of every agent with every objective, replayed and eager."""
+    command = pytest_command("tests/contracts/test_on_gpu.py")
+    return outcome(*day.call(command, day.log("agents"), test_device(day)))
+
+
+def kernels(day: Day) -> dict[str, Any]:
+    """Triton's kernels against PyTorch."""
+    if day.device == "cpu":
+        return {"ok": True, "said": "there are none on a CPU"}
+    return benchmark(day, "kernels")
+
+
 def captured(day: Day) -> dict[str, Any]:
     """Recorded updates against eager ones."""
     sizes = ("--tiny", "--batch", "4", "--updates", "8") if day.tiny else ("--batch", "512")
@@ -439,6 +455,8 @@ def dmc(day: Day) -> dict[str, Any]:
 STAGES: dict[str, tuple[Callable[[Day], dict[str, Any]], float]] = {
     "machine": (machine, 60),
     "golden": (golden, 60),
+    "agents": (agents, 180),
+    "kernels": (kernels, 60),
     "captured": (captured, 90),
     "speed": (speed, 270),
     "profile": (profile, 90),
