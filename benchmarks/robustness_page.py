@@ -36,7 +36,7 @@ random-v0`). So an agent whose return on the training look is low keeps a part o
 cannot tell what it sees: look at the returns, and not at the ratios alone."""
 COMMANDS = """\
 ```
-python -m benchmarks.robustness --jobs 2
+python -m benchmarks.robustness --seeds 1,2,3,4 --jobs 2
 python -m benchmarks.robustness --page
 python -m curl compare results/robustness --shift all   # the same report, in the terminal
 ```"""
