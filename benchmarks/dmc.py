@@ -398,6 +398,13 @@ def this_commit() -> str:
 # -- the command line ----------------------------------------------------------------------------
 
 
+def deadline_of(minutes: float | None, began: float) -> float | None:
+    """When `--minutes` are over, of `time.monotonic`; None: never. `ValueError` if not above 0."""
+    if minutes is None:
+        return None
+    return began + 60 * real("--minutes", minutes, low=0, open_low=True)
+
+
 def command_line(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.dmc",
@@ -445,9 +452,7 @@ def drive(arguments: argparse.Namespace, program: tuple[str, ...]) -> int:
     integer("--threads", arguments.threads)
     integer("--nice", arguments.nice, at_least=0)
     real("--every", arguments.every, low=0, open_low=True)
-    minutes = arguments.minutes
-    if minutes is not None:
-        real("--minutes", minutes, low=0, open_low=True)
+    deadline = deadline_of(arguments.minutes, began)
     wanted = cells(arguments.preset, arguments.tasks, arguments.variants, seeds)
     machine = this_machine(arguments.device)
     today = compose_all(wanted)
@@ -468,7 +473,7 @@ def drive(arguments: argparse.Namespace, program: tuple[str, ...]) -> int:
     on_cpu = machine["device"] == "cpu"  # where a run evaluates one episode after another
     options = Options(
         jobs=jobs,
-        deadline=None if minutes is None else began + 60 * minutes,
+        deadline=deadline,
         threads=arguments.threads,
         device=arguments.device,
         every=arguments.every,

@@ -255,16 +255,19 @@ def outcome(code: int, text: str) -> dict[str, Any]:
     return found if ok else found | {"failures": bad[:50], "end": lines[-60:]}
 
 
+def tested(day: Day, name: str, file: str) -> dict[str, Any]:
+    """One file of tests as a stage."""
+    return outcome(*day.call(pytest_command(file), day.log(name), test_device(day)))
+
+
 def golden(day: Day) -> dict[str, Any]:
     """The reference's recorded updates on this device."""
-    command = pytest_command("tests/agents/test_golden.py")
-    return outcome(*day.call(command, day.log("golden"), test_device(day)))
+    return tested(day, "golden", "tests/agents/test_golden.py")
 
 
 def agents(day: Day) -> dict[str, Any]:
     """Updates and actions of every agent with every objective, replayed and eager."""
-    command = pytest_command("tests/contracts/test_on_gpu.py")
-    return outcome(*day.call(command, day.log("agents"), test_device(day)))
+    return tested(day, "agents", "tests/contracts/test_on_gpu.py")
 
 
 def kernels(day: Day) -> dict[str, Any]:

@@ -7,7 +7,6 @@ for, at the sizes of the paper's agent; then updates and actions do, with the ke
 from __future__ import annotations
 
 import argparse
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from benchmarks.captured import make_agent, make_replay
 from benchmarks.contenders import Sizes
 from benchmarks.timing import interleave, ratio
+from curl.agents.sac import SAC
 from curl.data import batch
 from curl.errors import exits_with_one_line
 from curl.files import write_json
@@ -40,14 +40,19 @@ def without_kernels() -> Iterator[None]:
         batch.kernels_on, networks.kernels_on = before
 
 
-def both(work: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
-    """The same work with Triton's kernels and with PyTorch."""
+def in_pytorch(work: Callable[[], Any]) -> Callable[[], Any]:
+    """The same work without Triton's kernels."""
 
     def plain() -> Any:
         with without_kernels():
             return work()
 
-    return {"triton": work, "pytorch": plain}
+    return plain
+
+
+def both(work: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
+    """The same work with Triton's kernels and with PyTorch."""
+    return {"triton": work, "pytorch": in_pytorch(work)}
 
 
 def contenders(device: torch.device, sizes: Sizes) -> dict[str, dict[str, Callable[[], Any]]]:
@@ -66,14 +71,13 @@ def contenders(device: torch.device, sizes: Sizes) -> dict[str, dict[str, Callab
     def back() -> Tensor:
         return torch.ops.aten.threshold_backward(gradient, y, 0).sum((0, 2, 3))
 
-    agents = {
-        name: make_agent(capture=True, precision=torch.bfloat16, device=device, sizes=sizes)
-        for name in ("triton", "pytorch")
-    }
+    ours, theirs = (  # what an agent has recorded is recorded for good
+        make_agent(capture=True, precision=torch.bfloat16, device=device, sizes=sizes)
+        for _ in range(2)
+    )
 
-    def each(work: Callable[[Any], Any]) -> dict[str, Callable[[], Any]]:
-        pairs = {name: functools.partial(work, agent) for name, agent in agents.items()}
-        return {"triton": pairs["triton"], "pytorch": both(pairs["pytorch"])["pytorch"]}
+    def each(work: Callable[[SAC], Any]) -> dict[str, Callable[[], Any]]:
+        return {"triton": lambda: work(ours), "pytorch": in_pytorch(lambda: work(theirs))}
 
     return {
         "window": both(lambda: drawn.obs.window(top, left, sizes.crop)),

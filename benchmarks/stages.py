@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.cells import ROOT, Cell, Table, compose_all, listed
-from benchmarks.dmc import Driver, Options, this_commit
-from curl.checks import choice, integer, real
+from benchmarks.dmc import Driver, Options, deadline_of, this_commit
+from curl.checks import choice, integer
 
 
 def study_parser(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -77,8 +77,7 @@ def run_stages(
     """
     began = time.monotonic()
     jobs, nice = integer("--jobs", arguments.jobs), integer("--nice", arguments.nice, at_least=0)
-    if arguments.minutes is not None:
-        real("--minutes", arguments.minutes, low=0, open_low=True)
+    deadline = deadline_of(arguments.minutes, began)
     composed = {stage: compose_all(cells) for stage, cells in planned.items()}
     for stage, cells in planned.items():
         states = [table.look(cell, composed[stage][cell]).state for cell in cells]
@@ -90,7 +89,6 @@ def run_stages(
     sys.stdout.flush()
     if hasattr(os, "nice"):
         os.nice(nice)
-    deadline = None if arguments.minutes is None else began + 60 * arguments.minutes
     options = Options(jobs=jobs, deadline=deadline, program=program, commit=this_commit())
     for stage, cells in planned.items():
         driver = Driver(table, composed[stage], options)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from curl.checks import integer
 from curl.command.parser import Parser, add_dataset, number
+from curl.command.stopping import Stop
 from curl.command.tasks import task_settings
 from curl.command.writing import CODES, until, writing
 from curl.data import vd4rl
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
     return writing(lambda stop: imported(options, stop))
 
 
-def imported(options: argparse.Namespace, stop: Callable[[], bool]) -> Dataset:
+def imported(options: argparse.Namespace, stop: Stop) -> Dataset:
     """Say what the folder holds, and write its episodes."""
     source = vd4rl.find(options.folder)
     log.info("%s", source)

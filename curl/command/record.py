@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from curl.checks import choice, integer, positive
@@ -20,6 +20,7 @@ from curl.command.parser import (
     add_seed,
     number,
 )
+from curl.command.stopping import Stop
 from curl.command.writing import CODES, until, writing
 from curl.data.dataset import Dataset
 from curl.data.episode import episodes_of
@@ -116,7 +117,7 @@ def require_options(options: argparse.Namespace) -> None:
     positive("--env-timeout", options.env_timeout)
 
 
-def record_episodes(options: argparse.Namespace, stop: Callable[[], bool]) -> Dataset:
+def record_episodes(options: argparse.Namespace, stop: Stop) -> Dataset:
     """Play, and write each episode when it is over."""
     policy = load(options.run, device=options.device, seed=options.seed)
     origin = origin_of_policy(options.run, policy, how=options.policy, seed=options.seed)
@@ -151,7 +152,7 @@ def leave(cause: str) -> None:
     os._exit(HUNG)
 
 
-def record_replay(options: argparse.Namespace, stop: Callable[[], bool]) -> Dataset:
+def record_replay(options: argparse.Namespace, stop: Stop) -> Dataset:
     """Read the replay buffer of the checkpoint, and write its episodes."""
     buffer, over, origin = saved_replay(options.run)
     return write(options.dataset, until(stop, episodes_of(buffer, over=over)), origin)

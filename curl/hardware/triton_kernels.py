@@ -96,7 +96,7 @@ def divide_pixels(
         mask=there & (channel < channels),
         other=0,
     )
-    share = byte.to(tl.float32) * (1.0 / 255.0)  # a division takes five times as long
+    share = byte.to(tl.float32) * (1.0 / 255.0)  # with a division it all took 0.10 ms and not 0.06
     tl.store(out + first * wide + at, share.to(out.dtype.element_ty), mask=there)
 
 
